@@ -1,0 +1,48 @@
+# The commands of the house. Each sets itself up in .venv on first use and again when setup.cfg changes.
+#   make demo    the whole way: data, three training stages, animation, report   make test    every test
+#   make lint    ruff and mypy                                                   make setup   only the environment
+#
+# PyTorch: the CPU build by default. For a GPU name the index of your CUDA version, as PyTorch's "Get started" page shows it:
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+EXTRAS ?= train,data,doubles,eval,dev
+BIN = $(VENV)/bin
+# The deepspeed launcher starts `python`: the environment's own must come first.
+RUN = PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
+# More threads than cores slow two ranks down tenfold; whoever knows better sets it.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint format clean
+.DEFAULT_GOAL := setup
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v else f"imanim needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}: make setup PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
+	@touch $@
+
+demo: $(VENV)/.ready
+	$(RUN) $(BIN)/python launchers/demo.py $(DEMO)
+
+test: $(VENV)/.ready
+	$(RUN) $(BIN)/python -m pytest $(TEST)
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy imanim data_pipeline evaluation launchers
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

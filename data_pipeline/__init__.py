@@ -1,0 +1,1 @@
+"""Turns raw video, or nothing at all (Doubles), into shards of samples."""

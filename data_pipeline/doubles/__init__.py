@@ -1,0 +1,1 @@
+"""Doubles: synthetic humans, always clothed, that perform the same motion with different bodies."""

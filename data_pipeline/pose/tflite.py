@@ -1,0 +1,34 @@
+"""A TFLite network on the CPU, by ai-edge-litert."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from imanim.errors import InputError
+
+
+class TfliteNetwork:
+    """Runs a TFLite file with one image input. One thread: the job's workers are the parallelism."""
+
+    def __init__(self, path: str | Path):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            raise InputError("ai-edge-litert: not installed; run `pip install imanim[data]`") from None
+        try:
+            self._interpreter = Interpreter(str(path), num_threads=1)
+        except ValueError as error:
+            raise InputError(f"{path}: not a readable TFLite network ({error}); fetch it again") from None
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._outputs = [d["index"] for d in self._interpreter.get_output_details()]
+
+    def __call__(self, image: np.ndarray) -> list[np.ndarray]:
+        """float32 [H,W,3] in the network's range -> its outputs, in its own order."""
+        self._interpreter.set_tensor(self._input, np.asarray(image, np.float32)[None])
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(index) for index in self._outputs]

@@ -1,0 +1,1 @@
+"""Metrics on uint8 frames and on joints; every function says what it averages over."""

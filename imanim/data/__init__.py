@@ -1,0 +1,1 @@
+"""The sample contract, shards, the order of samples and the loader."""

@@ -1,0 +1,166 @@
+"""Shards: ordinary WebDataset tars, an index beside each, and the set's manifest.
+
+A shard ``SPLIT-00000.tar`` has ``SPLIT-00000.index.json``: for every sample its key and its members' offsets and sizes
+inside the tar, so that a reader fetches one sample with one read instead of walking the tar (PEERS: 3x a streaming
+reader), and the tar's size and SHA-256. ``manifest.json`` lists splits, shards and totals; it is written last, so a
+folder without it is unfinished. Writing goes aside and is renamed: a shard that bears its name is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imanim.data.files import read_json, sha256, sha256_file, write_atomic, write_json
+from imanim.data.sample import SCHEMA_VERSION
+from imanim.errors import InputError, from_os_error
+
+MANIFEST = "manifest.json"
+Members = Mapping[str, bytes]
+
+
+def shard_name(split: str, number: int) -> str:
+    """``train-00012.tar``."""
+    return f"{split}-{number:05d}.tar"
+
+
+def index_path(tar: Path) -> Path:
+    """The index that belongs to a tar."""
+    return tar.with_suffix(".index.json")
+
+
+def write_shard(folder: str | Path, split: str, number: int, samples: Sequence[tuple[str, Members]]) -> Path:
+    """Writes one shard and its index, both whole or not at all; the same samples give the same bytes.
+
+    Args:
+        samples: (key, {extension: bytes}) in the order they are to stand; keys hold no dot (WebDataset splits there).
+
+    Raises:
+        InputError: an unusable or repeated key, or the system refuses to write.
+    """
+    entries, buffer = [], io.BytesIO()
+    seen: set[str] = set()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples:
+            if not key or "." in key or "/" in key or key in seen:
+                raise InputError(f"sample key `{key}`: empty, repeated, or holds a dot or slash; choose another key")
+            seen.add(key)
+            places = {}
+            for extension, data in sorted(members.items()):
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+                padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                places[extension] = [tar.offset - padded, len(data)]
+            entries.append({"key": key, "members": places})
+    path = Path(folder) / shard_name(split, number)
+    write_atomic(path, buffer.getvalue())
+    index = {"schema": SCHEMA_VERSION, "bytes": len(buffer.getvalue()), "sha256": sha256(buffer.getvalue())}
+    write_json(index_path(path), {**index, "samples": entries})
+    return path
+
+
+def is_complete(folder: str | Path, split: str, number: int) -> bool:
+    """True when the shard and its index are both there and agree on the size (a killed job may have left only the tar)."""
+    tar = Path(folder) / shard_name(split, number)
+    if not (tar.is_file() and index_path(tar).is_file()):
+        return False
+    return tar.stat().st_size == read_json(index_path(tar)).get("bytes")
+
+
+def write_manifest(folder: str | Path, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes ``manifest.json`` from the indexed shards in ``folder`` and the caller's ``info`` (config, tools, licence).
+
+    Returns:
+        the manifest: schema, splits {name: {shards: [{name, samples, bytes, sha256}], samples}}, samples, bytes, and info.
+    """
+    splits: dict[str, Any] = {}
+    for tar in sorted(Path(folder).glob("*-[0-9][0-9][0-9][0-9][0-9].tar")):
+        split = tar.stem.rsplit("-", 1)[0]
+        index = read_json(index_path(tar))
+        shard = {"name": tar.name, "samples": len(index["samples"]), "bytes": index["bytes"], "sha256": index["sha256"]}
+        entry = splits.setdefault(split, {"shards": [], "samples": 0})
+        entry["shards"].append(shard)
+        entry["samples"] += shard["samples"]
+    manifest = {
+        **info,
+        "schema": SCHEMA_VERSION,
+        "splits": splits,
+        "samples": sum(s["samples"] for s in splits.values()),
+        "bytes": sum(shard["bytes"] for s in splits.values() for shard in s["shards"]),
+    }
+    write_json(Path(folder) / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """Reads a folder's manifest. Raises InputError when the folder holds none (unfinished, or not shards)."""
+    path = Path(folder) / MANIFEST
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder of shards; make one with launchers/preprocess.py")
+    if not path.is_file():
+        raise InputError(f"{folder}: has no {MANIFEST}; finish preprocessing (run the same command again)")
+    manifest = read_json(path)
+    if manifest.get("schema") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema {manifest.get('schema')}, this version reads {SCHEMA_VERSION}; preprocess again"
+        )
+    return manifest
+
+
+class ShardSet:
+    """One split of a folder of shards: random access to samples by index.
+
+    ``len(set)`` samples; ``set.keys[i]`` their keys in the manifest's order; ``set.read(i)`` one sample's members.
+    Opens files on use, so it may be sent to worker processes.
+    """
+
+    def __init__(self, folder: str | Path, split: str):
+        self.folder, self.split = Path(folder), split
+        self.manifest = read_manifest(folder)
+        splits = self.manifest["splits"]
+        if split not in splits or not splits[split]["samples"]:
+            have = ", ".join(sorted(splits)) or "none"
+            raise InputError(f"{folder}: no samples in split `{split}`; this folder has: {have}")
+        self.keys: list[str] = []
+        self._places: list[tuple[int, dict[str, list[int]]]] = []
+        self._tars: list[Path] = []
+        for shard in splits[split]["shards"]:
+            self._add(shard)
+
+    def _add(self, shard: Mapping[str, Any]) -> None:
+        tar = self.folder / shard["name"]
+        index = read_json(index_path(tar))
+        if index["sha256"] != shard["sha256"] or not tar.is_file() or tar.stat().st_size != shard["bytes"]:
+            raise InputError(f"{tar}: missing or not the shard that the manifest lists; make the folder again")
+        self._tars.append(tar)
+        for entry in index["samples"]:
+            self.keys.append(entry["key"])
+            self._places.append((len(self._tars) - 1, entry["members"]))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, i: int) -> tuple[str, dict[str, bytes]]:
+        """Sample ``i`` as (key, {extension: bytes}), one read from disk. Raises InputError when the file refuses."""
+        number, members = self._places[i]
+        start = min(offset for offset, _ in members.values())
+        stop = max(offset + size for offset, size in members.values())
+        try:
+            with open(self._tars[number], "rb") as stream:
+                stream.seek(start)
+                block = stream.read(stop - start)
+        except OSError as error:
+            raise from_os_error(error, self._tars[number]) from None
+        if len(block) != stop - start:
+            raise InputError(f"{self._tars[number]}: truncated at sample {self.keys[i]}; make the shard again")
+        return self.keys[i], {name: block[o - start : o - start + size] for name, (o, size) in members.items()}
+
+    def verify(self) -> None:
+        """Reads every shard whole and compares its SHA-256. Raises InputError naming the first that differs."""
+        for tar, shard in zip(self._tars, self.manifest["splits"][self.split]["shards"]):
+            if sha256_file(tar) != shard["sha256"]:
+                raise InputError(f"{tar}: its bytes differ from the manifest's sha256; make the shard again")

@@ -1,0 +1,151 @@
+"""The loader: batches of decoded samples in the order of :mod:`imanim.data.order`."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from imanim.data import order
+from imanim.data.sample import JOINTS, Sample, decode
+from imanim.data.shards import ShardSet
+from imanim.errors import InputError
+
+Batch = dict[str, Any]
+"""driving, target float32 [B,T,3,H,W] in [0,1]; identity float32 [B,3,H,W]; joints, driving_joints float32 [B,T,J,3];
+identity_joints float32 [B,J,3]; faces float32 [B,T,4] (NaN = none); keys list[str]; parts uint8 [B,T,H,W] when asked for.
+An unknown joint is (-1, -1, 0): finite, and outside the frame, so that every in-frame test leaves it out."""
+
+OUTSIDE = -1.0
+"""The coordinates that unknown joints get: outside the frame, finite."""
+
+
+class SampleDataset(Dataset):
+    """A split as tensors. ``dataset[i]`` is one sample of the batch contract without the batch axis."""
+
+    def __init__(self, shards: ShardSet, *, frames: int, height: int, width: int, parts: bool = False):
+        self.shards, self.frames, self.size, self.parts = shards, frames, (height, width), parts
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, i: int) -> Batch:
+        key, members = self.shards.read(i)
+        skip = () if self.parts else ("parts.png", "driving_parts.png")
+        sample = decode(key, members, skip=skip)
+        found = sample.driving.shape[:3]
+        if found != (self.frames, *self.size):
+            raise InputError(
+                f"sample {key}: {found[0]} frames of {found[1]}x{found[2]} (height x width), the model takes {self.frames} of "
+                f"{self.size[0]}x{self.size[1]}; preprocess with the model's size"
+            )
+        return to_tensors(sample, parts=self.parts)
+
+
+def to_tensors(sample: Sample, *, parts: bool = False) -> Batch:
+    """One decoded sample as the batch contract's tensors (no batch axis)."""
+    nobody = np.full((len(JOINTS), 3), np.nan, np.float32)
+    nobody[:, 2] = 0
+    identity_joints = nobody if sample.identity_joints is None else sample.identity_joints
+    item: Batch = {
+        "key": sample.key,
+        "driving": _video(sample.driving),
+        "target": _video(sample.truth),
+        "identity": _video(sample.identity[None])[0],
+        "joints": _known(sample.joints),
+        "driving_joints": _known(sample.joints_of_driver),
+        "identity_joints": _known(identity_joints),
+        "faces": torch.from_numpy(sample.faces),
+    }
+    if parts:
+        if sample.parts is None:
+            raise InputError(f"sample {sample.key}: has no part mask (parts.png); measure without masks or use Doubles")
+        item["parts"] = torch.from_numpy(sample.parts)
+    return item
+
+
+def _video(frames: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div_(255.0)
+
+
+def _known(joints: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.where(np.isnan(joints), np.float32(OUTSIDE), joints).astype(np.float32))
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Stacks samples; ``key`` becomes the list ``keys``."""
+    batch: Batch = {name: torch.stack([item[name] for item in items]) for name in items[0] if name != "key"}
+    batch["keys"] = [item["key"] for item in items]
+    return batch
+
+
+class _MicroBatches(Sampler[list[int]]):
+    """The endless micro-batches of one rank from a step on: each step's share in ``micro_batches`` equal pieces."""
+
+    def __init__(self, samples: int, seed: int, global_batch: int, rank: int, ranks: int, start_step: int, micro: int):
+        self.place = (seed, samples, global_batch, rank, ranks)
+        self.start_step, self.micro_batches = start_step, micro
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in itertools.count(self.start_step):
+            share = order.batch(step, *self.place)
+            size = len(share) // self.micro_batches
+            for start in range(0, len(share), size):
+                yield share[start : start + size]
+
+
+class Loader:
+    """Endless batches of one rank, from ``start_step`` on.
+
+    Args:
+        dataset: the split.
+        global_batch: samples a step over all ranks and micro-batches.
+        micro_batches: a rank's share of a step comes in that many equal batches (gradient accumulation).
+        workers: decoding processes; 0 decodes in this process.
+
+    Raises:
+        InputError: when ranks times micro-batches do not divide the global batch.
+    """
+
+    def __init__(
+        self,
+        dataset: SampleDataset,
+        *,
+        global_batch: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        start_step: int = 0,
+        micro_batches: int = 1,
+        workers: int = 0,
+    ):
+        if global_batch < 1 or global_batch % (ranks * micro_batches):
+            raise InputError(
+                f"global batch {global_batch}: must be a multiple of {ranks} ranks x {micro_batches} micro-batches"
+            )
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=_MicroBatches(len(dataset), seed, global_batch, rank, ranks, start_step, micro_batches),
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            worker_init_fn=_quiet_worker if workers else None,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+
+def _quiet_worker(worker: int) -> None:
+    # A preempted job's signal reaches the whole process group: only the training process acts on it, a worker that died
+    # of it would end the step in flight. One thread each: the cores belong to the model.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,156 @@
+"""Process set-up and agreement between ranks, whoever started them: deepspeed, torchrun or plain python.
+
+Nothing heavy is imported at module level, so that a launcher can call :func:`prepare_environment` before torch starts its
+thread pools.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from imanim.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands: its rank among all processes and among those of its machine."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def place(env: Mapping[str, str] | None = None) -> Place:
+    """Reads the place from the variables that ``deepspeed`` and ``torchrun`` set; a plain process is a world of one.
+
+    Raises:
+        InputError: when the variables are incomplete or contradict each other.
+    """
+    env = os.environ if env is None else env
+    if "RANK" not in env and "WORLD_SIZE" not in env:
+        return Place()
+    try:
+        rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
+        local_rank = int(env.get("LOCAL_RANK", "0"))
+        # torchrun says LOCAL_WORLD_SIZE, the deepspeed launcher LOCAL_SIZE.
+        local_size = int(env.get("LOCAL_WORLD_SIZE") or env.get("LOCAL_SIZE") or world_size)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"environment: RANK and WORLD_SIZE must both be whole numbers ({error}); "
+            "unset them for one process, or start with `deepspeed` or `torchrun`"
+        ) from None
+    if not 0 <= rank < world_size:
+        raise InputError(f"environment: RANK={rank} is outside WORLD_SIZE={world_size}; unset both for one process")
+    return Place(rank, world_size, local_rank, local_size)
+
+
+def prepare_environment() -> Place:
+    """Sets what libraries read once, when they are imported. Call it before importing torch or deepspeed.
+
+    Two ranks that each start a thread per core slow each other down up to thirty times: each gets its share of cores.
+    """
+    here = place()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // here.local_world_size)))
+    return here
+
+
+def start(timeout_sec: float = 1800.0) -> torch.device:
+    """Joins the process group and returns this rank's device.
+
+    Args:
+        timeout_sec: how long a rank waits for another one before it gives up.
+
+    Raises:
+        InputError: when there are fewer GPUs than ranks on this machine.
+    """
+    import torch
+
+    here = place()
+    if here.world_size == 1 and "MASTER_PORT" not in os.environ:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    os.environ.update(RANK=str(here.rank), WORLD_SIZE=str(here.world_size), LOCAL_RANK=str(here.local_rank))
+    if torch.cuda.is_available():
+        if here.local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"environment: LOCAL_RANK={here.local_rank}, but this machine shows {torch.cuda.device_count()} GPUs; "
+                "start fewer ranks (--num_gpus, --nproc_per_node) or change CUDA_VISIBLE_DEVICES"
+            )
+        device, backend = torch.device("cuda", here.local_rank), "nccl"
+        torch.cuda.set_device(device)
+    else:
+        device, backend = torch.device("cpu"), "gloo"
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_sec))
+    return device
+
+
+def stop() -> None:
+    """Leaves the process group."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def any_rank(*flags: bool, device: torch.device) -> list[bool]:
+    """Whether each flag is up on at least one rank: the same answer everywhere, so that all ranks turn together."""
+    import torch
+
+    up = torch.tensor([float(f) for f in flags], device=device)
+    torch.distributed.all_reduce(up, op=torch.distributed.ReduceOp.MAX)
+    return [value > 0 for value in up.tolist()]
+
+
+def mean_over_ranks(values: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """The mean over ranks of each value. Every rank must give the same keys."""
+    import torch
+
+    names = sorted(values)
+    total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return dict(zip(names, (total / torch.distributed.get_world_size()).tolist()))
+
+
+def gather(value: Any) -> list[Any]:
+    """Everybody's small value, in the order of ranks, on every rank."""
+    import torch
+
+    out: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(out, value)
+    return out
+
+
+def from_first(value: Any) -> Any:
+    """The first rank's value on every rank: a decision about files that only one rank should take."""
+    import torch
+
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Waits for every rank."""
+    import torch
+
+    torch.distributed.barrier()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

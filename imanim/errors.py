@@ -1,0 +1,42 @@
+"""Errors that are the user's to mend: one line that names the file or key, the value found and the remedy."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. ``str(error)`` is one line: what, which value, what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(InputError):
+    """Every problem of a configuration at once.
+
+    Attributes:
+        problems: one line a problem, each naming its key.
+    """
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = list(problems)
+        super().__init__(" | ".join(self.problems))
+
+
+def from_os_error(error: OSError, path: str | Path | None = None) -> InputError:
+    """Turns an operating system's refusal (disk full, no permission, no such file) into one line with a remedy."""
+    where = path if path is not None else (error.filename or "a file")
+    remedies = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again (finished work is kept)",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+        errno.EACCES: "permission denied; choose a path you may use",
+        errno.EROFS: "the file system is read-only; choose another path",
+        errno.ENOENT: "no such file or folder; check the path",
+        errno.EISDIR: "is a folder where a file is needed; give the file's path",
+        errno.ENOTDIR: "a part of the path is a file, not a folder; choose another path",
+        errno.EEXIST: "already exists; choose another path",
+    }
+    return InputError(f"{where}: {remedies.get(error.errno or 0, error.strerror or str(error))}")

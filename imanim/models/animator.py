@@ -1,0 +1,247 @@
+"""The whole model: seven parts, what flows between them, and how they are saved (METHOD.md; DESIGN.md's curriculum)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from imanim.errors import InputError
+from imanim.models import files
+from imanim.models.config import AnimatorConfig
+from imanim.models.denoiser import PREDICTIONS, Denoiser
+from imanim.models.expression import Expression
+from imanim.models.joints import JointDecoder, frame_to_square, pad_to_square, read_out, square_to_frame
+from imanim.models.quantizer import Codebook
+from imanim.models.retargeter import Retargeter
+from imanim.models.tokenizer import MotionDecoder, MotionEncoder
+
+PARTS = ("tokenizer_encoder", "codebook", "motion_decoder", "joint_decoder", "retargeter", "expression", "denoiser")
+"""Every parameter and buffer belongs to exactly one part. ``joint_decoder`` reads the retargeted tokens; the light joint head of
+stage 1 belongs to ``motion_decoder``."""
+
+MODES = ("train", "frozen")
+
+
+class MotionTokens(NamedTuple):
+    """z [B,T,K,D] (quantised, straight through), indices [B,T,K] (None without VQ), vq_loss (weighted), patch_features
+    [B*T,g*g,E]."""
+
+    z: Tensor
+    indices: Tensor | None
+    vq_loss: Tensor
+    patch_features: Tensor
+
+
+class Conditions(NamedTuple):
+    """What the denoiser is told about a clip: the character's latents [B,C,h,w], retargeted tokens [B,F,gh,gw,Wb], expression
+    tokens [B,T,Ke,E] and where a face was found [B,T]."""
+
+    identity_latents: Tensor
+    tokens: Tensor
+    expression: tuple[Tensor, Tensor] | None
+
+
+class Animator(nn.Module):
+    """Holds the parts that a run needs; a part that is not built is None."""
+
+    def __init__(self, config: AnimatorConfig, parts: Collection[str] = PARTS):
+        super().__init__()
+        unknown = sorted(set(parts) - set(PARTS))
+        if unknown:
+            raise InputError(f"parts: {', '.join(unknown)}: no such part; known parts: {', '.join(PARTS)}")
+        cfg, tk, rt = config, config.tokenizer, config.retargeter
+        self.config = config
+        self.parts = tuple(p for p in PARTS if p in parts)
+        self.modes: dict[str, str] = {p: "train" for p in self.parts}
+        have = set(self.parts)
+        self.tokenizer_encoder = MotionEncoder(tk, cfg.joints) if "tokenizer_encoder" in have else None
+        self.codebook = _codebook(config) if "codebook" in have else None
+        self.motion_decoder = MotionDecoder(tk, cfg.joints) if "motion_decoder" in have else None
+        self.joint_decoder = (
+            JointDecoder(rt.bottleneck, rt.joint_hidden, cfg.joints, cfg.mask_grid, rt.sub * rt.grid_stride)
+            if "joint_decoder" in have
+            else None
+        )
+        self.retargeter = Retargeter(cfg) if "retargeter" in have else None
+        self.expression = (
+            Expression(cfg.expression, cfg.denoiser.width, cfg.denoiser.layers) if "expression" in have else None
+        )
+        self.denoiser = Denoiser(cfg) if "denoiser" in have else None
+
+    # ---------------------------------------------------------------------------------------------------- parts
+
+    def part(self, name: str) -> Any:
+        """The part's module. Raises InputError when this animator was built without it."""
+        module = getattr(self, name) if name in PARTS else None
+        if module is None:
+            raise InputError(f"parts.{name}: this model has no such part (it has {', '.join(self.parts)}); add it to `parts`")
+        return module
+
+    def parameter_parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
+        """Part to its named parameters (names as in ``self.named_parameters()``). The codebook has none: it is a buffer."""
+        return {p: [(f"{p}.{n}", v) for n, v in self.part(p).named_parameters()] for p in self.parts}
+
+    def set_modes(self, modes: Mapping[str, str]) -> None:
+        """Part to ``train`` or ``frozen``: sets requires_grad, and whether the codebook moves. Call before the engine is built."""
+        for name, mode in modes.items():
+            if mode not in MODES:
+                raise InputError(f"parts.{name}: mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+            self.part(name).requires_grad_(mode == "train")
+            self.modes[name] = mode
+        if self.codebook is not None:
+            self.codebook.updates = self.modes["codebook"] == "train"
+
+    # ----------------------------------------------------------------------------------------------------- flow
+
+    def motion_tokens(
+        self, driving: Tensor, *, vq: bool = True, generator: torch.Generator | None = None
+    ) -> MotionTokens:
+        """The motion tokens of frames [B,T,3,H,W] in [0,1]. Without ``vq`` they stay continuous (the start of stage 1).
+
+        ``generator`` (CPU) picks vectors that start and revive codes; needed while the codebook trains.
+        """
+        tk, batch = self.config.tokenizer, driving.shape[:2]
+        frames = pad_to_square(driving.flatten(0, 1), tk.image_size)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.modes["tokenizer_encoder"] == "train"):
+            z, features = self.part("tokenizer_encoder")(frames)
+        if not vq:
+            return MotionTokens(z.unflatten(0, batch), None, z.new_zeros(()), features)
+        z, indices, commitment = self.part("codebook")(z, generator)
+        return MotionTokens(z.unflatten(0, batch), indices.unflatten(0, batch), tk.commitment * commitment, features)
+
+    def read_motion_joints(self, z: Tensor) -> Tensor:
+        """Heatmap logits [B,T,J,R,R] on the padded square, from tokens [B,T,K,D]."""
+        return self.part("motion_decoder")(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+    def read_patch_joints(self, motion: MotionTokens) -> Tensor:
+        """The same straight from the patch tokens: stage 1's second teacher."""
+        heat = self.part("tokenizer_encoder").patch_head(motion.patch_features)[:, 0]
+        return heat.unflatten(0, motion.z.shape[:2])
+
+    def motion_joints_in_frame(self, logits: Tensor) -> Tensor:
+        """Coordinates [B,T,J,2] in the driving frame from ``read_motion_joints``' logits."""
+        return square_to_frame(read_out(logits), self.config.height, self.config.width)
+
+    def to_square(self, xy: Tensor) -> Tensor:
+        """Frame coordinates [...,2] on the padded square."""
+        return frame_to_square(xy, self.config.height, self.config.width)
+
+    def retarget(self, z: Tensor, identity_latents: Tensor) -> Tensor:
+        """Retargeted tokens [B,F,gh,gw,Wb] from motion tokens [B,T,K,D] and the character's latents [B,C,h,w]."""
+        return self.part("retargeter")(z, identity_latents)[0]
+
+    def retarget_with_identity(self, z: Tensor, identity_latents: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`retarget`, and the logits [B,J,rows,cols] of the character image's own joints (auxiliary)."""
+        return self.part("retargeter")(z, identity_latents)
+
+    def read_joints(self, tokens: Tensor, frames: int) -> Tensor:
+        """Heatmap logits [B,T,J,gh*sub,gw*sub] on the target frame; ``joints.read_out`` gives frame coordinates."""
+        return self.part("joint_decoder")(tokens, frames)
+
+    def express(self, driving: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Expression tokens [B,T,Ke,E] and found bool [B,T] of driving frames [B,T,3,H,W] and face boxes [B,T,4]."""
+        return self.part("expression")(driving, faces)
+
+    def denoise(
+        self,
+        noisy: Tensor,
+        sigma: Tensor,
+        identity_latents: Tensor,
+        tokens: Tensor,
+        expression: tuple[Tensor, Tensor] | None = None,
+        text: Tensor | None = None,
+    ) -> Tensor:
+        """The network's output [B,C,F,h,w] for noisy latents at noise level sigma [B]; what it means is ``prediction``'s."""
+        blocks = self.expression.blocks if self.expression is not None and expression is not None else {}
+
+        def after_block(i: int, x: Tensor) -> Tensor:
+            assert expression is not None
+            return blocks[str(i)](x, *expression) if str(i) in blocks else x
+
+        hook = after_block if len(blocks) else None
+        return self.part("denoiser")(noisy, sigma, identity_latents, tokens, hook, text)
+
+    # ------------------------------------------------------------------------------------------------- sampling
+
+    def conditions(self, driving: Tensor, faces: Tensor, identity_latents: Tensor) -> Conditions:
+        """Everything the denoiser needs, from driving frames [B,T,3,H,W], boxes [B,T,4] and latents [B,C,h,w]."""
+        z = self.motion_tokens(driving).z
+        expression = self.express(driving, faces) if self.expression is not None else None
+        return Conditions(identity_latents, self.retarget(z, identity_latents), expression)
+
+    def velocity(self, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
+        """dx/dsigma = eps - x0 [B,C,F,h,w] at noise level sigma [B] > 0, whatever the network predicts."""
+        to_velocity, _ = PREDICTIONS[self.config.denoiser.prediction]
+        out = self.denoise(noisy, sigma, *conditions)
+        return to_velocity(out, noisy, sigma.view(-1, 1, 1, 1, 1))
+
+    # -------------------------------------------------------------------------------------------------- storing
+
+    def save_pretrained(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> None:
+        """Writes ``model_index.json`` and one folder a part (config.json, safetensors), whole or not at all.
+
+        ``record``: what made these weights (stage, step, data, losses), kept in the index. Raises InputError when the disk is full.
+        """
+        state = {p: dict(self.part(p).state_dict()) for p in self.parts}
+        files.save(Path(folder), self.config, state, dict(record or {}))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, parts: Collection[str] | None = None) -> Animator:
+        """Builds the animator a folder describes, with all of its parts or those named.
+
+        Raises InputError naming the part, tensor and both shapes when the folder is missing, half-written or of another size.
+        """
+        index = files.read_index(Path(folder))
+        animator = cls(index.config, tuple(parts) if parts is not None else index.parts)
+        animator.load_parts(folder)
+        return animator.eval()
+
+    def load_parts(self, folder: str | Path, parts: Collection[str] | None = None, *, strict: bool = True) -> list[str]:
+        """Loads weights into parts already built (a stage starts from the last one's weights). Before the engine is built.
+
+        Args:
+            folder: what ``save_pretrained`` wrote.
+            parts: which; None is every part this animator has.
+            strict: refuse when the folder lacks one of them; otherwise such parts keep their start.
+
+        Returns:
+            the parts loaded. Raises InputError as :meth:`from_pretrained`; nothing is changed then.
+        """
+        index = files.read_index(Path(folder))
+        wanted = [p for p in PARTS if p in (self.parts if parts is None else parts)]
+        missing = [p for p in wanted if p not in index.parts]
+        if strict and missing:
+            raise InputError(f"{folder}: has no part {', '.join(missing)} (it has {', '.join(index.parts)}); give a later stage's model")
+        loaded = {p: files.load_part(index, p, self.part(p).state_dict()) for p in wanted if p in index.parts}
+        for name, tensors in loaded.items():
+            self.part(name).load_state_dict(tensors)
+        return list(loaded)
+
+
+def _codebook(config: AnimatorConfig) -> Codebook:
+    tk = config.tokenizer
+    return Codebook(tk.codes, tk.token_dim, decay=tk.code_decay, revive_below=tk.code_revive_below)
+
+
+@torch.no_grad()
+def initialise_joint_prior(animator: Animator, joints: Tensor, weight: Tensor) -> None:
+    """Starts every heatmap head at the mean heatmap of some joints. Before the engine is built; the same on every rank.
+
+    Args:
+        joints: [M,J,2 or 3] frame coordinates, a few hundred to a few thousand frames of the training set.
+        weight: [M,J], see ``joints.joint_weight``.
+    """
+    xy = joints[..., :2]
+    square = animator.to_square(xy)
+    if animator.tokenizer_encoder is not None:
+        animator.tokenizer_encoder.patch_head.set_prior(square, weight)
+    if animator.motion_decoder is not None:
+        animator.motion_decoder.head.set_prior(square, weight)
+    if animator.joint_decoder is not None:
+        animator.joint_decoder.head.set_prior(xy, weight)
+    if animator.retargeter is not None:
+        animator.retargeter.identity.head.set_prior(xy, weight)

@@ -1,0 +1,173 @@
+"""Sizes of the model's parts. The defaults are the size ``tiny``; other sizes are settings (configs/model/*.yaml)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from imanim import clock
+from imanim.config import opt
+
+
+def _divides(name: str, value: int, by_name: str, by: int) -> list[str]:
+    return [] if by > 0 and value % by == 0 else [f"{name}: {value} is not a multiple of {by_name} ({by}); change one of them"]
+
+
+def _positive(cfg: object, *names: str) -> list[str]:
+    return [f"{n}: {getattr(cfg, n)} must be at least 1" for n in names if getattr(cfg, n) < 1]
+
+
+@dataclass
+class TokenizerConfig:
+    """Motion tokenizer and motion decoder (METHOD.md, stage 1)."""
+
+    image_size: int = opt(96, "side S of the padded square frame the encoder sees, in pixels")
+    stem_patch: int = opt(4, "kernel and stride of the first convolution; 16 with stem_convs=0 is a plain ViT patch embedding")
+    stem_convs: int = opt(2, "3x3 stride-2 convolutions after it; a patch is stem_patch * 2**stem_convs pixels")
+    width: int = opt(128, "width E of the encoder")
+    layers: int = opt(3, "transformer layers of the encoder")
+    heads: int = opt(4, "attention heads of encoder and decoder")
+    tokens: int = opt(16, "motion tokens a frame, K")
+    token_dim: int = opt(12, "dimension of a motion token, D")
+    codes: int = opt(512, "codebook entries, N")
+    commitment: float = opt(0.25, "weight of the commitment loss")
+    code_decay: float = opt(0.99, "decay of the codebook's moving averages, per training step")
+    code_revive_below: float = opt(0.03, "a code whose moving average of uses per step falls below this is revived from data")
+    decoder_width: int = opt(128, "width of the motion decoder")
+    decoder_layers: int = opt(2, "transformer layers of the motion decoder")
+    decoder_grid: int = opt(6, "mask tokens a side in the motion decoder")
+    heatmap: int = opt(24, "heatmap cells a side on the padded square, R; a multiple of decoder_grid and of the patch grid")
+
+    @property
+    def grid(self) -> int:
+        """Patch tokens a side."""
+        return self.image_size // (self.stem_patch * 2**self.stem_convs)
+
+    def problems(self) -> list[str]:
+        found = _positive(self, "image_size", "stem_patch", "width", "layers", "heads", "tokens", "token_dim", "codes")
+        if found:
+            return found
+        found += _divides("image_size", self.image_size, "the patch", self.stem_patch * 2**self.stem_convs)
+        found += _divides("width", self.width, "heads", self.heads)
+        found += _divides("decoder_width", self.decoder_width, "heads", self.heads)
+        found += _divides("heatmap", self.heatmap, "decoder_grid", self.decoder_grid)
+        found += _divides("heatmap", self.heatmap, "the patch grid", self.grid) if not found else []
+        if not 0 < self.code_decay < 1:
+            found.append(f"code_decay: {self.code_decay} must lie between 0 and 1")
+        return found
+
+
+@dataclass
+class RetargeterConfig:
+    """Mask-token retargeter and the joint decoder that reads what leaves it (METHOD.md, stage 2)."""
+
+    width: int = opt(192, "width of the retargeter")
+    identity_layers: int = opt(2, "layers on the identity tokens alone, run once a clip, before they meet the motion")
+    layers: int = opt(4, "factorised layers: attention within a latent frame, attention over time per position, feed-forward")
+    heads: int = opt(6, "attention heads")
+    bottleneck: int = opt(64, "width Wb of the retargeted tokens: all that leaves")
+    grid_stride: int = opt(1, "DiT tokens a side that share one mask token; 2 is four times cheaper")
+    temporal: bool = opt(True, "attention over time; off only to study one latent frame at a time")
+    sub: int = opt(4, "heatmap cells a side in one retargeted token")
+    joint_hidden: int = opt(192, "hidden width of the joint decoder")
+
+    def problems(self) -> list[str]:
+        found = _positive(self, "width", "layers", "heads", "bottleneck", "grid_stride", "sub", "joint_hidden")
+        return found or _divides("width", self.width, "heads", self.heads)
+
+
+@dataclass
+class ExpressionConfig:
+    """Expression encoder and the expression blocks between the DiT's (METHOD.md, stage 3)."""
+
+    crop_size: int = opt(32, "side of the face crop, in pixels")
+    enlarge: float = opt(1.3, "the face box is made square and enlarged by this factor before it is cropped")
+    width: int = opt(64, "width of the expression tokens")
+    tokens: int = opt(2, "expression tokens a frame, Ke")
+    every: int = opt(2, "an expression block follows every n-th DiT block")
+    heads: int = opt(4, "attention heads of an expression block")
+
+    def problems(self) -> list[str]:
+        found = _positive(self, "crop_size", "width", "tokens", "every", "heads")
+        found += _divides("crop_size", self.crop_size, "its stem's stride", 16)
+        return found
+
+
+@dataclass
+class DenoiserConfig:
+    """The video DiT: diffusers' WanTransformer3DModel with our inlets (METHOD.md, stage 3)."""
+
+    heads: int = opt(4, "attention heads")
+    head_dim: int = opt(48, "width of a head; the DiT's width is heads * head_dim")
+    layers: int = opt(8, "DiT blocks")
+    ffn_dim: int = opt(768, "hidden width of the feed-forward layers")
+    text_dim: int = opt(32, "width of the text encoder's output; without text one zero vector stands for it")
+    freq_dim: int = opt(128, "sinusoids of the timestep embedding")
+    patch: int = opt(2, "latents a side in one DiT token; the temporal patch is 1")
+    prediction: Literal["velocity", "x0"] = opt("x0", "what the network's output means: velocity (Wan) or x0 (small models from scratch)")
+    reference_inlet: bool = opt(
+        True, "also add the reference's patches to every clip token at the same place (zero at the start): quick copying of the background"
+    )
+    gradient_checkpointing: bool = opt(False, "recompute the DiT blocks in the backward pass: less memory, a third more time")
+    pretrained: str | None = opt(None, "folder of a diffusers WanTransformer3DModel to start from; its sizes must equal these settings")
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    def problems(self) -> list[str]:
+        found = _positive(self, "heads", "head_dim", "layers", "ffn_dim", "text_dim", "freq_dim", "patch")
+        return found + _divides("head_dim", self.head_dim, "the rotary embedding's pairs", 2)
+
+
+@dataclass
+class AnimatorConfig:
+    """The whole model. Shapes in docstrings use METHOD.md's letters."""
+
+    height: int = opt(128, "video height H, in pixels")
+    width: int = opt(80, "video width W, in pixels")
+    frames: int = opt(17, "pixel frames of a clip, T = 4n+1")
+    fps: float = opt(12.0, "frames a second the model is trained for")
+    joints: int = opt(20, "joints J")
+    latent_channels: int = opt(48, "channels C of the autoencoder's latents")
+    latent_stride: int = opt(8, "pixels a side in one latent")
+    autoencoder: str = opt("tiny", "`tiny` (ships with the package) or a folder of a diffusers autoencoder")
+    tokenizer: TokenizerConfig = opt(TokenizerConfig(), "motion tokenizer")
+    retargeter: RetargeterConfig = opt(RetargeterConfig(), "retargeter and joint decoder")
+    expression: ExpressionConfig = opt(ExpressionConfig(), "expression encoder and blocks")
+    denoiser: DenoiserConfig = opt(DenoiserConfig(), "video DiT")
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(h, w)."""
+        return self.height // self.latent_stride, self.width // self.latent_stride
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """DiT tokens (rows, columns) of one latent frame."""
+        h, w = self.latent_size
+        return h // self.denoiser.patch, w // self.denoiser.patch
+
+    @property
+    def mask_grid(self) -> tuple[int, int]:
+        """Mask tokens (rows, columns) of one latent frame."""
+        gh, gw = self.token_grid
+        return gh // self.retargeter.grid_stride, gw // self.retargeter.grid_stride
+
+    @property
+    def latent_frames(self) -> int:
+        """F."""
+        return clock.latent_frames(self.frames)
+
+    def problems(self) -> list[str]:
+        found = _positive(self, "height", "width", "frames", "joints", "latent_channels", "latent_stride")
+        if found:
+            return found
+        step = self.latent_stride * self.denoiser.patch * self.retargeter.grid_stride
+        for name in ("height", "width"):
+            found += _divides(name, getattr(self, name), "latent_stride * denoiser.patch * retargeter.grid_stride", step)
+        if not clock.is_clip_length(self.frames):
+            found.append(f"frames: {self.frames} is not 4n+1; use {max(1, (self.frames - 1) // 4 * 4 + 1)}")
+        if self.fps <= 0:
+            found.append(f"fps: {self.fps} must be above 0")
+        return found

@@ -1,0 +1,96 @@
+"""Expression: a crop of the driver's face, read into a few tokens a frame, and the blocks that bring them into the DiT (METHOD.md)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from imanim import clock
+from imanim.models.config import ExpressionConfig
+from imanim.models.layers import Attention, table
+from imanim.models.tokenizer import stem
+
+
+def crop_faces(frames: Tensor, faces: Tensor, size: int, enlarge: float) -> tuple[Tensor, Tensor]:
+    """Square crops around face boxes, enlarged.
+
+    Args:
+        frames: [M,3,H,W].
+        faces: [M,4] x0,y0,x1,y1 in [0,1] of the frame; NaN where there is no face.
+
+    Returns:
+        crops [M,3,size,size] (black outside the frame; of the whole frame where there is no face) and found bool [M].
+    """
+    height, width = frames.shape[-2:]
+    found = torch.isfinite(faces).all(-1) & (faces[:, 2] > faces[:, 0]) & (faces[:, 3] > faces[:, 1])
+    whole = faces.new_tensor([0.0, 0.0, 1.0, 1.0])
+    box = torch.where(found[:, None], faces, whole) * faces.new_tensor([width, height, width, height])
+    centre, half = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2:] - box[:, :2]).amax(-1, keepdim=True) / 2 * enlarge
+    steps = (torch.arange(size, device=frames.device, dtype=faces.dtype) + 0.5) / size * 2 - 1
+    x = (centre[:, :1] + half * steps) / width * 2 - 1
+    y = (centre[:, 1:] + half * steps) / height * 2 - 1
+    grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
+    return F.grid_sample(frames, grid.to(frames.dtype), mode="bilinear", align_corners=False), found
+
+
+class ExpressionEncoder(nn.Module):
+    """Face crops to Ke tokens a frame. Few and narrow on purpose: they are to carry the expression, not the face."""
+
+    def __init__(self, cfg: ExpressionConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.stem = stem(4, 2, cfg.width)
+        self.norm = nn.LayerNorm(cfg.width * (cfg.crop_size // 16) ** 2)
+        self.to_tokens = nn.Linear(cfg.width * (cfg.crop_size // 16) ** 2, cfg.tokens * cfg.width)
+
+    def forward(self, driving: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames [B,T,3,H,W] in [0,1] and boxes [B,T,4] to tokens [B,T,Ke,E] and found bool [B,T]."""
+        crops, found = crop_faces(driving.flatten(0, 1), faces.flatten(0, 1), self.cfg.crop_size, self.cfg.enlarge)
+        features = F.gelu(self.stem((crops * 2 - 1).to(self.to_tokens.weight.dtype)))
+        tokens = self.to_tokens(self.norm(features.flatten(1))).unflatten(-1, (self.cfg.tokens, -1))
+        batch = driving.shape[:2]
+        return tokens.unflatten(0, batch), found.unflatten(0, batch)
+
+
+class ExpressionBlock(nn.Module):
+    """Gated cross-attention of a latent frame's DiT tokens to the expression tokens of its own pixel frames.
+
+    The gate starts at zero, so that a pretrained DiT is untouched at first.
+    """
+
+    def __init__(self, width: int, cfg: ExpressionConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.norm_context = nn.LayerNorm(cfg.width)
+        self.slot = table(clock.STRIDE * cfg.tokens, cfg.width)
+        self.nothing = table(cfg.width)
+        self.attention = Attention(width, cfg.heads, cfg.width)
+        self.gate = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor, tokens: Tensor, found: Tensor) -> Tensor:
+        """DiT tokens [B,F,P,width], expression tokens [B,T,Ke,E], found [B,T]; returns the new DiT tokens."""
+        batch, latents, per_frame = x.shape[0], x.shape[1], tokens.shape[2]
+        index = torch.tensor(clock.slots(tokens.shape[1]), device=x.device)  # [F,4]
+        there = (index >= 0) & found[:, index]
+        context = (tokens[:, index].flatten(2, 3) + self.slot).to(x.dtype)
+        # One learned token is always there to attend to: a latent frame without any face has a defined answer.
+        nothing = self.nothing.to(x.dtype).expand(batch, latents, 1, -1)
+        context = self.norm_context(torch.cat([nothing, context], 2)).flatten(0, 1)
+        mask = F.pad(there.repeat_interleave(per_frame, -1), (1, 0), value=True).flatten(0, 1)[:, None, None]
+        change = self.attention(self.norm(x).flatten(0, 1), context, mask).unflatten(0, (batch, latents))
+        return x + (self.gate * change).to(x.dtype)
+
+
+class Expression(nn.Module):
+    """The part ``expression``: encoder and blocks. ``blocks["i"]`` follows the DiT's block i."""
+
+    def __init__(self, cfg: ExpressionConfig, dit_width: int, dit_layers: int):
+        super().__init__()
+        self.encoder = ExpressionEncoder(cfg)
+        after = range(cfg.every - 1, dit_layers, cfg.every)
+        self.blocks = nn.ModuleDict({str(i): ExpressionBlock(dit_width, cfg) for i in after})
+
+    def forward(self, driving: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`ExpressionEncoder`."""
+        return self.encoder(driving, faces)

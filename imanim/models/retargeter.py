@@ -1,0 +1,106 @@
+"""Retargeter: the driver's motion tokens and the character's latents in, retargeted tokens on the DiT's grid out (METHOD.md).
+
+Identity, motion and learned mask tokens meet in attention; only the mask positions leave, through a narrow linear layer. That is
+the bottleneck: neither the character image's pose nor the driver's looks have another way into the video.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from imanim import clock
+from imanim.models.config import AnimatorConfig
+from imanim.models.joints import HeatmapHead
+from imanim.models.layers import Attention, Block, FeedForward, sinusoids, table
+
+
+class IdentityEncoder(nn.Module):
+    """The character's latents as identity tokens: patches, positions and a few layers that run once a clip, not once a frame."""
+
+    def __init__(self, cfg: AnimatorConfig):
+        super().__init__()
+        rt, patch, (gh, gw) = cfg.retargeter, cfg.denoiser.patch, cfg.token_grid
+        self.patches = nn.Conv2d(cfg.latent_channels, rt.width, patch, patch)
+        self.position = table(gh * gw, rt.width)
+        self.blocks = nn.ModuleList(Block(rt.width, rt.heads) for _ in range(rt.identity_layers))
+        # The character's own joints, read from its identity tokens: the second teacher, as in the tokenizer.
+        self.head = HeatmapHead(rt.width, cfg.joints, (gh, gw), rt.sub)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents [B,C,h,w] to identity tokens [B,P,E] and logits [B,J,rows,cols] of the character image's own joints."""
+        x = self.patches(latents.to(self.position.dtype)).flatten(2).transpose(1, 2) + self.position
+        for block in self.blocks:
+            x = block(x)
+        return x, self.head(x)[:, 0]
+
+
+class FactorisedLayer(nn.Module):
+    """Full attention within a latent frame, attention over latent frames per position, feed-forward."""
+
+    def __init__(self, width: int, heads: int, temporal: bool):
+        super().__init__()
+        self.norm_space = nn.LayerNorm(width)
+        self.space = Attention(width, heads)
+        self.temporal = temporal
+        if temporal:
+            self.norm_time = nn.LayerNorm(width)
+            self.time = Attention(width, heads)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.ffn = FeedForward(width)
+
+    def forward(self, x: Tensor, identity: int) -> Tensor:
+        """[B,F,P,E], the first ``identity`` positions of which take no part in the attention over time (the character stands still)."""
+        batch, frames = x.shape[:2]
+        x = x + self.space(self.norm_space(x).flatten(0, 1)).unflatten(0, (batch, frames))
+        if self.temporal:
+            moving = x[:, :, identity:].transpose(1, 2)
+            over_time = self.time(self.norm_time(moving).flatten(0, 1)).unflatten(0, moving.shape[:2])
+            x = torch.cat([x[:, :, :identity], (moving + over_time).transpose(1, 2)], 2)
+        return x + self.ffn(self.norm_ffn(x))
+
+
+class Retargeter(nn.Module):
+    """Motion tokens [B,T,K,D] and identity latents [B,C,h,w] to retargeted tokens [B,F,gh,gw,Wb]."""
+
+    def __init__(self, cfg: AnimatorConfig):
+        super().__init__()
+        rt, tk = cfg.retargeter, cfg.tokenizer
+        self.grid, self.scale = cfg.mask_grid, tk.token_dim**0.5
+        self.identity = IdentityEncoder(cfg)
+        self.from_motion = nn.Sequential(
+            nn.Linear(tk.tokens * tk.token_dim, 2 * rt.width), nn.GELU(), nn.Linear(2 * rt.width, rt.width)
+        )
+        self.no_frame = table(rt.width)
+        self.slot = table(clock.STRIDE, rt.width)
+        self.mask_token = table(rt.width)
+        self.mask_position = table(self.grid[0] * self.grid[1], rt.width)
+        self.layers = nn.ModuleList(FactorisedLayer(rt.width, rt.heads, rt.temporal) for _ in range(rt.layers))
+        self.norm = nn.LayerNorm(rt.width)
+        self.to_bottleneck = nn.Linear(rt.width, rt.bottleneck)
+
+    def forward(self, z: Tensor, identity_latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns retargeted tokens [B,F,gh,gw,Wb] and the logits [B,J,rows,cols] of the character image's own joints."""
+        identity, identity_heat = self.identity(identity_latents)
+        motion = self._motion(z)
+        frames = motion.shape[1]
+        when = sinusoids(frames, motion.shape[-1], device=z.device).to(motion.dtype)[None, :, None]
+        mask = self.mask_token + self.mask_position + when
+        x = torch.cat(
+            [identity[:, None].expand(-1, frames, -1, -1), motion + when, mask.expand(len(z), -1, -1, -1)], 2
+        )
+        for layer in self.layers:
+            x = layer(x, identity.shape[1])
+        out = self.to_bottleneck(self.norm(x[:, :, -self.grid[0] * self.grid[1] :]))
+        return out.unflatten(2, self.grid), identity_heat
+
+    def _motion(self, z: Tensor) -> Tensor:
+        """One vector a pixel frame, in the four slots of its latent frame: [B,T,K,D] to [B,F,4,E].
+
+        The first latent frame holds one pixel frame; a learned vector stands in its three empty slots. It says nothing about any
+        frame, as masking them would, and leaves attention without a mask, which is what fused kernels want.
+        """
+        vectors = self.from_motion((z * self.scale).flatten(2).to(self.slot.dtype))
+        vectors = torch.cat([vectors, self.no_frame.expand(len(z), 1, -1)], 1)
+        index = torch.tensor(clock.slots(z.shape[1]), device=z.device)  # -1 is the last: the vector for no frame
+        return vectors[:, index] + self.slot

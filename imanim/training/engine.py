@@ -1,0 +1,123 @@
+"""The DeepSpeed engine: ZeRO, precision, accumulation and clipping behind one object; and the weights inside it, whole again.
+
+What is set here was measured: the shared-memory op and the fused Adam would each compile for a minute before the first step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imanim import distributed
+from imanim.training import curriculum
+from imanim.training.config import TrainConfig
+
+
+def deepspeed_settings(cfg: TrainConfig, ranks: int) -> dict[str, Any]:
+    """The DeepSpeed configuration (deepspeed.ai/docs/config-json) that a run's settings mean; ``deepspeed.extra`` is laid over it."""
+    ds = cfg.deepspeed
+    micro, accumulation = cfg.batch.cut(ranks)
+    zero: dict[str, Any] = {"stage": ds.zero_stage}
+    if ds.zero_stage == 3:
+        zero |= {"stage3_param_persistence_threshold": ds.persistent_elements}
+    if ds.offload:
+        zero |= {"offload_optimizer": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
+        if ds.zero_stage == 3:
+            zero |= {"offload_param": {"device": "cpu", "pin_memory": torch.cuda.is_available()}}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": cfg.optimizer.grad_clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "wall_clock_breakdown": False,
+        "steps_per_print": 10**12,
+    }
+    if ds.precision == "bf16":
+        settings["bf16"] = {"enabled": True}
+    elif ds.precision == "autocast_bf16":
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return _overlay(settings, ds.extra)
+
+
+def build(module: nn.Module, groups: list[dict[str, Any]], cfg: TrainConfig) -> Any:
+    """Wraps the training module. The process group must stand (``distributed.start``) and the parts be frozen as they are to be.
+
+    Returns:
+        the DeepSpeedEngine.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.WARNING)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+    optimizer = torch.optim.AdamW(groups, lr=cfg.optimizer.lr, betas=cfg.optimizer.betas, eps=cfg.optimizer.eps)
+    settings = deepspeed_settings(cfg, distributed.place().world_size)
+    engine, _, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    return engine
+
+
+def set_learning_rates(engine: Any, cfg: TrainConfig, step: int) -> dict[str, float]:
+    """Sets this step's learning rates in the engine. Returns the rate of each part."""
+    return curriculum.set_learning_rates(engine.optimizer.param_groups, cfg, step)
+
+
+def local_master(parameter: nn.Parameter) -> Tensor:
+    """The float32 weights that the optimizer holds of a trained parameter: this rank's flat shard in ZeRO-3, else all of it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
+
+    if hasattr(parameter, "ds_id"):
+        return safe_get_local_fp32_param(parameter)
+    master = safe_get_full_fp32_param(parameter)
+    # Without ZeRO (or before its mapping exists) the parameter is its own master.
+    return parameter.data if master is None else master
+
+
+def whole(parameter: nn.Parameter, local: Tensor) -> Tensor:
+    """Puts a parameter together from every rank's :func:`local_master`-shaped piece. A collective in ZeRO-3."""
+    if not hasattr(parameter, "ds_id"):
+        return local
+    local = local.to(parameter.device).contiguous()  # NCCL does not gather what was offloaded to the CPU
+    pieces = [torch.empty_like(local) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(pieces, local)
+    return torch.cat(pieces)[: parameter.ds_numel].view(parameter.ds_shape)
+
+
+def full_weights(engine: Any, module: nn.Module, ema: dict[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Every weight and buffer of ``module`` (a part of the engine's), whole, float32 on the CPU, one after the other.
+
+    Trained weights come from the optimizer's float32 copy, or from ``ema``; frozen ones and buffers as they are. Every rank must run
+    through all of it (collectives in ZeRO-3); only the first one needs to keep what it gets.
+    """
+    import deepspeed
+
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            local = ema[name] if ema is not None else local_master(parameter)
+            yield name, whole(parameter, local).detach().cpu().clone()
+        elif hasattr(parameter, "ds_id"):
+            with deepspeed.zero.GatheredParameters([parameter]):
+                value = parameter.data.detach().float().cpu().clone()
+            yield name, value
+        else:
+            yield name, parameter.data.detach().float().cpu().clone()
+    saved = module.state_dict().keys()
+    for name, buffer in module.named_buffers():
+        if name in saved:
+            yield name, buffer.detach().cpu().clone()
+
+
+def _overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _overlay(out[key], value) if nested else value
+    return out
