@@ -143,6 +143,16 @@ def from_first(value: Any) -> Any:
     return box[0]
 
 
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error of torch.distributed means that another rank has gone."""
+    import torch
+
+    known = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
+    return isinstance(error, known) or any(
+        text in str(error) for text in ("closed by peer", "reset by peer", "timed out")
+    )
+
+
 def barrier() -> None:
     """Waits for every rank."""
     import torch

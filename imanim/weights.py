@@ -143,7 +143,11 @@ def ensure(name: str, cache: str | Path | None = None) -> Path:
         return path
     with tempfile.TemporaryDirectory(prefix="imanim-weights-") as scratch:
         archive = _download(entry, Path(scratch))
-        return import_archive(name, archive, cache)
+        # An archive is fetched once for all of its members that are known here.
+        for other in REGISTRY.values():
+            if other.archive == entry.archive and not path_of(other.name, cache).is_file():
+                import_archive(other.name, archive, cache)
+    return path
 
 
 def import_archive(name: str, archive: str | Path, cache: str | Path | None = None) -> Path:

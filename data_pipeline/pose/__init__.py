@@ -1,0 +1,1 @@
+"""Pose networks: where people are in a frame, and their joints."""

@@ -62,7 +62,9 @@ class BlazePose:
         # A landmark counts when it is inside the picture (presence) and not covered (visibility).
         seen = _sigmoid(marks[:, 3]) * (_sigmoid(marks[:, 4]) >= 0.5)
         following = aligned_region(points[33], points[34], score=float(score.reshape(-1)[0]))
-        return Pose(to_joints(points[:33], seen[:33]), points[list(HEAD)].astype(np.float32), following.score, following)
+        return Pose(
+            to_joints(points[:33], seen[:33]), points[list(HEAD)].astype(np.float32), following.score, following
+        )
 
 
 def aligned_region(centre: np.ndarray, rim: np.ndarray, *, score: float) -> Region:

@@ -8,8 +8,10 @@ from PIL import Image
 from data_pipeline.pose.base import Region
 
 
-def cut(frame: np.ndarray, region: Region, width: int, height: int) -> np.ndarray:
-    """The region resampled to float32 ``[height,width,3]`` in 0..255 (bilinear); outside the frame the edge pixels go on.
+def cut(frame: np.ndarray, region: Region, width: int, height: int, *, black_outside: bool = False) -> np.ndarray:
+    """The region resampled to float32 ``[height,width,3]`` in 0..255 (bilinear).
+
+    Outside the frame the edge pixels go on, or it is black, as the network was trained.
 
     Continuous coordinates: pixel i covers [i, i+1), so region corners land on the corners of the result. The cost does
     not depend on the region's size, unlike first copying the patch around it: heads fill the frame in portraits, and
@@ -26,7 +28,10 @@ def cut(frame: np.ndarray, region: Region, width: int, height: int) -> np.ndarra
     flat = frame.reshape(-1, 3)
     above = _mix(flat.take(y0 * wide + x0, axis=0), flat.take(y0 * wide + x1, axis=0), fx)
     below = _mix(flat.take(y1 * wide + x0, axis=0), flat.take(y1 * wide + x1, axis=0), fx)
-    return _mix(above, below, fy)
+    image = _mix(above, below, fy)
+    if black_outside:
+        image[((points < -0.5) | (points > (wide - 0.5, high - 0.5))).any(axis=-1)] = 0.0
+    return image
 
 
 def _mix(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ class TfliteNetwork:
     """Runs a TFLite file with one image input. One thread: the job's workers are the parallelism."""
 
     def __init__(self, path: str | Path):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:

@@ -11,7 +11,6 @@ import numpy as np
 from imanim.data.sample import JOINT_PARENTS, JOINTS
 
 
-
 def to_pixels(joints: np.ndarray, height: int, width: int) -> np.ndarray:
     """[...,J,2 or 3] in [0,1] to float64 pixels [...,J,2]."""
     return joints[..., :2].astype(np.float64) * (width, height)
@@ -41,10 +40,8 @@ def stature(joints: np.ndarray, height: int, width: int) -> float:
 
     hip = (at["r_hip"] + at["l_hip"]) / 2
     torso = longest(at["nose"], at["neck"]) + longest(at["neck"], hip)
-    legs = [
-        longest(at[f"{s}_hip"], at[f"{s}_knee"]) + longest(at[f"{s}_knee"], at[f"{s}_ankle"]) for s in ("r", "l")
-    ]
-    return torso + float(np.fmax(*legs))
+    legs = [longest(at[f"{s}_hip"], at[f"{s}_knee"]) + longest(at[f"{s}_knee"], at[f"{s}_ankle"]) for s in ("r", "l")]
+    return torso + float(np.fmax(legs[0], legs[1]))
 
 
 def distances(candidate: np.ndarray, truth: np.ndarray, height: int, width: int) -> np.ndarray:

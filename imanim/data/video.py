@@ -17,6 +17,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
 from imanim.data.files import write_atomic
@@ -67,10 +68,13 @@ def read_video(source: Source, *, min_frames: int = 1, max_frames: int | None = 
             stream.thread_type = "AUTO" if stream.width * stream.height > 512 * 512 else "NONE"
             fps = float(stream.average_rate or stream.guessed_rate or 0)
             expected = stream.frames
+            converter = (
+                VideoReformatter()
+            )  # kept over the frames: making one costs more than a small frame's conversion
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise InputError(f"{name}: damaged at frame {len(frames)}; re-encode it or leave it out")
-                frames.append(_upright(frame))
+                frames.append(_upright(frame, converter))
                 times.append(float(frame.time) if frame.time is not None else len(times) / (fps or 1.0))
                 if max_frames is not None and len(frames) >= max_frames:
                     break
@@ -247,8 +251,8 @@ def _video_stream(container: InputContainer, name: str) -> av.video.stream.Video
     return stream
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    rgb = frame.to_ndarray(format="rgb24")
+def _upright(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
+    rgb = converter.reformat(frame, format="rgb24").to_ndarray()
     turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
     # FFmpeg's display rotation is counter-clockwise, like np.rot90's.
     return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb

@@ -56,7 +56,7 @@ class Animator(nn.Module):
         cfg, tk, rt = config, config.tokenizer, config.retargeter
         self.config = config
         self.parts = tuple(p for p in PARTS if p in parts)
-        self.modes: dict[str, str] = {p: "train" for p in self.parts}
+        self.modes: dict[str, str] = dict.fromkeys(self.parts, "train")
         have = set(self.parts)
         self.tokenizer_encoder = MotionEncoder(tk, cfg.joints) if "tokenizer_encoder" in have else None
         self.codebook = _codebook(config) if "codebook" in have else None
@@ -78,7 +78,9 @@ class Animator(nn.Module):
         """The part's module. Raises InputError when this animator was built without it."""
         module = getattr(self, name) if name in PARTS else None
         if module is None:
-            raise InputError(f"parts.{name}: this model has no such part (it has {', '.join(self.parts)}); add it to `parts`")
+            raise InputError(
+                f"parts.{name}: this model has no such part (it has {', '.join(self.parts)}); add it to `parts`"
+            )
         return module
 
     def parameter_parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -156,14 +158,13 @@ class Animator(nn.Module):
         text: Tensor | None = None,
     ) -> Tensor:
         """The network's output [B,C,F,h,w] for noisy latents at noise level sigma [B]; what it means is ``prediction``'s."""
-        blocks = self.expression.blocks if self.expression is not None and expression is not None else {}
+        blocks = dict(self.expression.blocks) if self.expression is not None and expression is not None else {}
 
         def after_block(i: int, x: Tensor) -> Tensor:
             assert expression is not None
             return blocks[str(i)](x, *expression) if str(i) in blocks else x
 
-        hook = after_block if len(blocks) else None
-        return self.part("denoiser")(noisy, sigma, identity_latents, tokens, hook, text)
+        return self.part("denoiser")(noisy, sigma, identity_latents, tokens, after_block if blocks else None, text)
 
     # ------------------------------------------------------------------------------------------------- sampling
 
@@ -215,7 +216,8 @@ class Animator(nn.Module):
         wanted = [p for p in PARTS if p in (self.parts if parts is None else parts)]
         missing = [p for p in wanted if p not in index.parts]
         if strict and missing:
-            raise InputError(f"{folder}: has no part {', '.join(missing)} (it has {', '.join(index.parts)}); give a later stage's model")
+            has = ", ".join(index.parts)
+            raise InputError(f"{folder}: has no part {', '.join(missing)} (it has {has}); give a later stage's model")
         loaded = {p: files.load_part(index, p, self.part(p).state_dict()) for p in wanted if p in index.parts}
         for name, tensors in loaded.items():
             self.part(name).load_state_dict(tensors)

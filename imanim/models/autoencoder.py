@@ -2,8 +2,8 @@
 
 :class:`PatchAutoencoder` has the interface and the frame clock of diffusers' ``AutoencoderKLWan``, so the whole method
 runs unchanged on a laptop. Its encoder is linear and in closed form (principal components of space-time patches, fitted
-by :mod:`imanim.training.autoencoder`); its decoder is the encoder's transpose plus a small learned residual. The linear
-part is exact and never trained, so the residual can only have to earn what the linear part lost.
+by :mod:`imanim.training.autoencoder`). Its decoder is a sum of three: the encoder's transpose; a linear prediction of
+what was lost from the neighbouring latents, in closed form too; and a small learned correction, which starts at zero.
 
 Shapes (METHOD.md): B batch, T pixel frames = 4n+1, F latent frames, H,W pixels, h,w latent grid, C latent channels.
 """
@@ -14,6 +14,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, ModelMixin
@@ -52,75 +53,84 @@ class EncoderOutput:
     latent_dist: PointDistribution
 
 
-class MixingBlock(nn.Module):
-    """Residual block on the latent grid: 3x3 convolutions in space, neighbouring latent frames added in between."""
+class ContextPredictor(nn.Module):
+    """What a patch's neighbours tell about the part of it that its own latents lost: linear, fitted by least squares.
 
-    def __init__(self, width: int):
+    Reads 3x3 latents in space and, but for the first frame, the latents of the frames before and after. All weights are
+    buffers: closed form, never trained by gradients. Starts as zero.
+    """
+
+    weights: Tensor
+    weights_first: Tensor
+    bias: Tensor
+    bias_first: Tensor
+
+    def __init__(self, latent_dim: int):
         super().__init__()
-        self.inner = nn.Conv2d(width, width, 3, padding=1)
-        self.before = nn.Conv2d(width, width, 1, bias=False)
-        self.after = nn.Conv2d(width, width, 1, bias=False)
-        self.outer = nn.Conv2d(width, width, 3, padding=1)
-        for layer in (self.before, self.after, self.outer):
-            nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.outer.bias)
+        self.register_buffer("weights_first", torch.zeros(PATCH_VALUES, latent_dim * 9))
+        self.register_buffer("bias_first", torch.zeros(PATCH_VALUES))
+        self.register_buffer("weights", torch.zeros(clock.STRIDE * PATCH_VALUES, latent_dim * 11))
+        self.register_buffer("bias", torch.zeros(clock.STRIDE * PATCH_VALUES))
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """[B*F,E,h,w] -> [B*F,E,h,w]; ``frames`` is F."""
-        y = F.silu(x)
-        hidden = self.inner(y)
-        if frames > 1:
-            hidden = hidden + _from_neighbour(self.before(y), frames, 1) + _from_neighbour(self.after(y), frames, -1)
-        return x + self.outer(F.silu(hidden))
+    def features_first(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B,C,F,h,w] -> what frame 0 is predicted from, [B,9C,h,w]."""
+        return _around(latents[:, :, 0])
+
+    def features(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B,C,F,h,w] -> what frames 1.. are predicted from, [B,F-1,11C,h,w]."""
+        each = latents.transpose(1, 2)
+        around = _around(each[:, 1:].flatten(0, 1)).unflatten(0, (len(each), -1))
+        after = torch.cat([each[:, 2:], torch.zeros_like(each[:, :1])], 1)
+        return torch.cat([around, each[:, :-1], after], 2)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B,C,F,h,w] -> correction of the patches [B,T,192,h,w]."""
+        out = torch.einsum("pc,bchw->bphw", self.weights_first, self.features_first(latents))[:, None]
+        out = out + self.bias_first[:, None, None]
+        if latents.shape[2] > 1:
+            rest = torch.einsum("pc,bfchw->bfphw", self.weights, self.features(latents)) + self.bias[:, None, None]
+            out = torch.cat([out, rest.unflatten(2, (clock.STRIDE, -1)).flatten(1, 2)], 1)
+        return out
 
 
-def _from_neighbour(x: Tensor, frames: int, shift: int) -> Tensor:
-    """[B*F,E,h,w]: every latent frame's value moved to the next (shift 1) or previous (-1) frame, zeros at the end."""
-    clips = x.unflatten(0, (-1, frames))
-    edge = torch.zeros_like(clips[:, :1])
-    moved = (edge, clips[:, :-1]) if shift > 0 else (clips[:, 1:], edge)
-    return torch.cat(moved, 1).flatten(0, 1)
+def _around(x: Tensor) -> Tensor:
+    """[N,C,h,w] -> the 3x3 neighbourhood of every place, [N,9C,h,w]; edges repeat."""
+    return F.unfold(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3).unflatten(2, x.shape[2:])
 
 
 class Refiner(nn.Module):
-    """The learned part of the decoder: latents and their linear reconstruction -> correction of the reconstruction.
+    """The learned part of the decoder: the closed-form reconstruction -> its correction (seams, ghosts of fast limbs).
 
-    Most of the work happens on the latent grid, where a position costs 64 times less than a pixel does; two small
-    convolutions at half resolution then take away the seams between patches. Starts as exactly zero.
+    A small convolutional network, which sees a frame and how its two neighbours differ from it: ``width`` channels at half
+    resolution, then ``pixel_width`` at full resolution before the last convolution. It works
+    on pixels because a correction learned at one place then holds at every other; the same budget spent on the latent
+    grid has to learn it once for each of the 64 places in a patch, and learned nothing in the same time
+    (RECORD.md beside the weights). Starts as exactly zero.
     """
 
-    def __init__(self, latent_dim: int, width: int, blocks: int, features: int):
+    def __init__(self, width: int, blocks: int, pixel_width: int):
         super().__init__()
-        self.features = features
-        self.stem = nn.Conv2d(latent_dim, width, 3, padding=1)
-        self.first_frame = nn.Parameter(torch.zeros(width, 1, 1))
-        self.blocks = nn.ModuleList(MixingBlock(width) for _ in range(blocks))
-        cells = features * (PATCH // 2) ** 2
-        self.head_first = nn.Conv2d(width, cells, 1)
-        self.head_rest = nn.Conv2d(width, clock.STRIDE * cells, 1)
-        self.seam_in = nn.Conv2d(features + 12, 2 * features, 3, padding=1)
-        self.seam_out = nn.Conv2d(2 * features, 12, 3, padding=1)
-        nn.init.zeros_(self.seam_out.weight)
-        nn.init.zeros_(self.seam_out.bias)
+        self.stem = nn.Conv2d(36, width, 3, padding=1)
+        # What is lost depends on where in its patch, and in which of its latent frame's frames, a pixel is.
+        self.place = nn.Parameter(torch.zeros(1 + clock.STRIDE, width, PATCH // 2, PATCH // 2))
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=2**i, dilation=2**i) for i in range(blocks))
+        self.spread = nn.Conv2d(width, 4 * pixel_width, 1)
+        self.head = nn.Conv2d(pixel_width, 3, 3, padding=1)
+        for start in self.head.parameters():
+            nn.init.zeros_(start)
 
-    def forward(self, latents: Tensor, frames: Tensor) -> Tensor:
-        """Normalised latents [B,C,F,h,w] and linear frames [B,T,3,H,W] in [-1,1] -> correction [B,T,3,H,W]."""
-        batch, _, count = latents.shape[:3]
-        x = self.stem(latents.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        is_first = torch.zeros(count, 1, 1, 1, dtype=x.dtype, device=x.device)
-        is_first[0] = 1
-        x = x + (is_first * self.first_frame).repeat(batch, 1, 1, 1)
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames [B,T,3,H,W] in [-1,1] -> correction [B,T,3,H,W]."""
+        batch, count, _, height, width = frames.shape
+        half = F.pixel_unshuffle(frames, 2)
+        before = torch.cat([half[:, :1], half[:, :-1]], 1) - half
+        after = torch.cat([half[:, 1:], half[:, -1:]], 1) - half
+        x = torch.cat([half, before, after], 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        slots = [0, *(1 + t % clock.STRIDE for t in range(count - 1))]
+        x = F.silu(self.stem(x) + self.place[slots].repeat(batch, 1, height // PATCH, width // PATCH))
         for block in self.blocks:
-            x = block(x, count)
-        x = F.silu(x).unflatten(0, (batch, count))
-        cells = self.head_first(x[:, 0])[:, None]
-        if count > 1:
-            rest = self.head_rest(x[:, 1:].flatten(0, 1)).unflatten(1, (clock.STRIDE, -1))
-            cells = torch.cat([cells, rest.flatten(0, 1).unflatten(0, (batch, -1))], 1)
-        half = F.pixel_shuffle(cells.flatten(0, 1), PATCH // 2)
-        half = torch.cat([half, F.pixel_unshuffle(frames.flatten(0, 1), 2)], 1)
-        half = self.seam_out(F.silu(self.seam_in(half.contiguous(memory_format=torch.channels_last))))
-        return F.pixel_shuffle(half, 2).unflatten(0, (batch, -1))
+            x = x + F.silu(block(x))
+        return self.head(F.silu(F.pixel_shuffle(self.spread(x), 2))).unflatten(0, (batch, count))
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
@@ -145,9 +155,9 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self,
         z_dim: int = 48,
         shared_dim: int = 32,
-        hidden_dim: int = 160,
-        num_blocks: int = 3,
-        pixel_dim: int = 24,
+        hidden_dim: int = 48,
+        num_blocks: int = 2,
+        pixel_dim: int = 8,
         latents_mean: Sequence[float] | None = None,
         latents_std: Sequence[float] | None = None,
         scale_factor_spatial: int = PATCH,
@@ -169,7 +179,13 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.register_buffer("patch_mean", torch.zeros(PATCH_VALUES))
         self.register_buffer("still_basis", torch.zeros(z_dim, PATCH_VALUES))
         self.register_buffer("clip_basis", torch.zeros(z_dim, clock.STRIDE * PATCH_VALUES))
-        self.refiner = Refiner(z_dim, hidden_dim, num_blocks, pixel_dim)
+        self.context = ContextPredictor(z_dim)
+        self.refiner = Refiner(hidden_dim, num_blocks, pixel_dim)
+
+    @property
+    def config(self) -> Any:
+        """The arguments of ``__init__`` by name (``config.z_dim``), as in every diffusers model."""
+        return super().config
 
     def set_bases(self, patch_mean: Tensor, still_basis: Tensor, clip_basis: Tensor) -> None:
         """Installs the closed-form part: patch mean [192], rows of analysis bases [C,192] and [C,768].
@@ -202,7 +218,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return EncoderOutput(PointDistribution(torch.cat(latents, 2)))
 
     def decode_linear(self, z: Tensor) -> Tensor:
-        """Latents [B,C,F,h,w] -> the closed-form reconstruction [B,3,T,H,W], not clamped."""
+        """Latents [B,C,F,h,w] -> patches from their own latents alone, the encoder's inverse: [B,3,T,H,W], not clamped."""
         if z.ndim != 5 or z.shape[1] != self.config.z_dim:
             raise InputError(f"latents of shape {list(z.shape)}: expected [B,{self.config.z_dim},F,h,w]")
         patches = torch.einsum("cp,bchw->bphw", self.still_basis, z[:, :, 0])[:, None]
@@ -212,11 +228,15 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
             patches = torch.cat([patches, rest.unflatten(2, (clock.STRIDE, -1)).flatten(1, 2)], 1)
         return F.pixel_shuffle(patches + self.patch_mean[:, None, None], PATCH).transpose(1, 2)
 
+    def decode_context(self, z: Tensor) -> Tensor:
+        """Latents [B,C,F,h,w] -> all that is in closed form: patches plus what their neighbours tell, [B,3,T,H,W]."""
+        linear = self.decode_linear(z)
+        return linear + F.pixel_shuffle(self.context(normalise(self, z)), PATCH).transpose(1, 2)
+
     def decode(self, z: Tensor) -> DecoderOutput:
         """Latents [B,C,F,h,w] (not normalised) -> ``.sample`` [B,3,T,H,W], about [-1,1], not clamped."""
-        frames = self.decode_linear(z).transpose(1, 2)
-        correction = self.refiner(normalise(self, z), frames)
-        return DecoderOutput(sample=(frames + correction).transpose(1, 2))
+        frames = self.decode_context(z).transpose(1, 2)
+        return DecoderOutput(sample=(frames + self.refiner(frames)).transpose(1, 2))
 
 
 def _check_size(x: Tensor, multiple: int) -> None:
@@ -230,11 +250,15 @@ def _check_size(x: Tensor, multiple: int) -> None:
 
 BUILT_IN = {"tiny": Path(__file__).parent.parent / "assets" / "tiny_autoencoder"}
 """Names that stand for autoencoders inside this package."""
-CLASSES: dict[str, type[ModelMixin]] = {"PatchAutoencoder": PatchAutoencoder, "AutoencoderKLWan": AutoencoderKLWan}
+CLASSES: dict[str, Any] = {"PatchAutoencoder": PatchAutoencoder, "AutoencoderKLWan": AutoencoderKLWan}
 """config.json's ``_class_name`` -> what reads the folder."""
 
 
-def load_autoencoder(path: str | Path = "tiny", *, dtype: torch.dtype = torch.float32) -> nn.Module:
+VideoAutoencoder = Any
+"""A PatchAutoencoder or an AutoencoderKLWan; ``Any``, because diffusers' own annotations are incomplete."""
+
+
+def load_autoencoder(path: str | Path = "tiny", *, dtype: torch.dtype = torch.float32) -> VideoAutoencoder:
     """Loads a frozen autoencoder in evaluation mode.
 
     Args:
@@ -249,7 +273,9 @@ def load_autoencoder(path: str | Path = "tiny", *, dtype: torch.dtype = torch.fl
     config_file = folder / "config.json"
     if not config_file.is_file():
         names = ", ".join(BUILT_IN)
-        raise InputError(f"{folder}: no autoencoder there (no config.json); give a diffusers VAE folder or one of: {names}")
+        raise InputError(
+            f"{folder}: no autoencoder there (no config.json); give a diffusers VAE folder or one of: {names}"
+        )
     try:
         class_name = json.loads(config_file.read_text())["_class_name"]
     except (ValueError, KeyError, TypeError):
@@ -257,14 +283,16 @@ def load_autoencoder(path: str | Path = "tiny", *, dtype: torch.dtype = torch.fl
     if class_name not in CLASSES:
         raise InputError(f"{config_file}: class {class_name} is not supported; use one of: {', '.join(CLASSES)}")
     try:
-        vae = CLASSES[class_name].from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+        vae = CLASSES[class_name].from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True
+        )
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise InputError(f"{folder}: weights missing, damaged or not of this config ({error}); copy it again") from None
     _refuse_partial(vae, folder)
     return vae.requires_grad_(False).eval()
 
 
-def _refuse_partial(vae: nn.Module, folder: Path) -> None:
+def _refuse_partial(vae: VideoAutoencoder, folder: Path) -> None:
     """diffusers only warns when a file lacks tensors and leaves them as they were initialised (or without storage)."""
     from safetensors import safe_open
 
@@ -278,27 +306,27 @@ def _refuse_partial(vae: nn.Module, folder: Path) -> None:
         raise InputError(f"{folder}: the weights file {what} tensor {name}; config and weights are not of one model")
 
 
-def _statistics(vae: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(vae: VideoAutoencoder, like: Tensor) -> tuple[Tensor, Tensor]:
     shape = (1, -1, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean, dtype=like.dtype, device=like.device).view(shape)
     std = torch.tensor(vae.config.latents_std, dtype=like.dtype, device=like.device).view(shape)
     return mean, std
 
 
-def normalise(vae: nn.Module, z: Tensor) -> Tensor:
+def normalise(vae: VideoAutoencoder, z: Tensor) -> Tensor:
     """Latents [B,C,F,h,w] as the autoencoder gives them -> as a denoiser sees them: (z - mean) / std."""
     mean, std = _statistics(vae, z)
     return (z - mean) / std
 
 
-def unnormalise(vae: nn.Module, latents: Tensor) -> Tensor:
+def unnormalise(vae: VideoAutoencoder, latents: Tensor) -> Tensor:
     """The inverse of :func:`normalise`."""
     mean, std = _statistics(vae, latents)
     return latents * std + mean
 
 
 @torch.no_grad()
-def encode_video(vae: nn.Module, video: Tensor) -> Tensor:
+def encode_video(vae: VideoAutoencoder, video: Tensor) -> Tensor:
     """Video [B,T,3,H,W] in [0,1] -> normalised latents [B,C,F,h,w], float32. No gradient flows.
 
     Raises:
@@ -313,12 +341,12 @@ def encode_video(vae: nn.Module, video: Tensor) -> Tensor:
     return normalise(vae, z.float())
 
 
-def encode_image(vae: nn.Module, image: Tensor) -> Tensor:
+def encode_image(vae: VideoAutoencoder, image: Tensor) -> Tensor:
     """Images [B,3,H,W] in [0,1] -> normalised latents [B,C,h,w]: those of a clip of one frame."""
     return encode_video(vae, image[:, None])[:, :, 0]
 
 
-def decode_video(vae: nn.Module, latents: Tensor) -> Tensor:
+def decode_video(vae: VideoAutoencoder, latents: Tensor) -> Tensor:
     """Normalised latents [B,C,F,h,w] -> video [B,T,3,H,W] in [0,1], clamped, float32. Gradients flow to the latents."""
     z = unnormalise(vae, latents.float())
     sample = vae.decode(z.to(vae.dtype)).sample.float()

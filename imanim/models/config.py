@@ -10,7 +10,11 @@ from imanim.config import opt
 
 
 def _divides(name: str, value: int, by_name: str, by: int) -> list[str]:
-    return [] if by > 0 and value % by == 0 else [f"{name}: {value} is not a multiple of {by_name} ({by}); change one of them"]
+    return (
+        []
+        if by > 0 and value % by == 0
+        else [f"{name}: {value} is not a multiple of {by_name} ({by}); change one of them"]
+    )
 
 
 def _positive(cfg: object, *names: str) -> list[str]:
@@ -22,7 +26,9 @@ class TokenizerConfig:
     """Motion tokenizer and motion decoder (METHOD.md, stage 1)."""
 
     image_size: int = opt(96, "side S of the padded square frame the encoder sees, in pixels")
-    stem_patch: int = opt(4, "kernel and stride of the first convolution; 16 with stem_convs=0 is a plain ViT patch embedding")
+    stem_patch: int = opt(
+        4, "kernel and stride of the first convolution; 16 with stem_convs=0 is a plain ViT patch embedding"
+    )
     stem_convs: int = opt(2, "3x3 stride-2 convolutions after it; a patch is stem_patch * 2**stem_convs pixels")
     width: int = opt(128, "width E of the encoder")
     layers: int = opt(3, "transformer layers of the encoder")
@@ -31,12 +37,14 @@ class TokenizerConfig:
     token_dim: int = opt(12, "dimension of a motion token, D")
     codes: int = opt(512, "codebook entries, N")
     commitment: float = opt(0.25, "weight of the commitment loss")
-    code_decay: float = opt(0.99, "decay of the codebook's moving averages, per training step")
-    code_revive_below: float = opt(0.03, "a code whose moving average of uses per step falls below this is revived from data")
+    code_decay: float = opt(0.98, "decay of the codebook's moving averages, per training step")
+    code_revive_below: float = opt(0.1, "a code used less than this fraction of the mean use is revived from data")
     decoder_width: int = opt(128, "width of the motion decoder")
     decoder_layers: int = opt(2, "transformer layers of the motion decoder")
     decoder_grid: int = opt(6, "mask tokens a side in the motion decoder")
-    heatmap: int = opt(24, "heatmap cells a side on the padded square, R; a multiple of decoder_grid and of the patch grid")
+    heatmap: int = opt(
+        24, "heatmap cells a side on the padded square, R; a multiple of decoder_grid and of the patch grid"
+    )
 
     @property
     def grid(self) -> int:
@@ -63,7 +71,9 @@ class RetargeterConfig:
 
     width: int = opt(192, "width of the retargeter")
     identity_layers: int = opt(2, "layers on the identity tokens alone, run once a clip, before they meet the motion")
-    layers: int = opt(4, "factorised layers: attention within a latent frame, attention over time per position, feed-forward")
+    layers: int = opt(
+        4, "factorised layers: attention within a latent frame, attention over time per position, feed-forward"
+    )
     heads: int = opt(6, "attention heads")
     bottleneck: int = opt(64, "width Wb of the retargeted tokens: all that leaves")
     grid_stride: int = opt(1, "DiT tokens a side that share one mask token; 2 is four times cheaper")
@@ -104,12 +114,21 @@ class DenoiserConfig:
     text_dim: int = opt(32, "width of the text encoder's output; without text one zero vector stands for it")
     freq_dim: int = opt(128, "sinusoids of the timestep embedding")
     patch: int = opt(2, "latents a side in one DiT token; the temporal patch is 1")
-    prediction: Literal["velocity", "x0"] = opt("x0", "what the network's output means: velocity (Wan) or x0 (small models from scratch)")
-    reference_inlet: bool = opt(
-        True, "also add the reference's patches to every clip token at the same place (zero at the start): quick copying of the background"
+    prediction: Literal["velocity", "x0"] = opt(
+        "x0", "the network's output: velocity (Wan) or x0 (small models from scratch)"
     )
-    gradient_checkpointing: bool = opt(False, "recompute the DiT blocks in the backward pass: less memory, a third more time")
-    pretrained: str | None = opt(None, "folder of a diffusers WanTransformer3DModel to start from; its sizes must equal these settings")
+    reference_inlet: bool = opt(
+        True,
+        "also add the reference's patches to every clip token at the same place (zero at the start): quick copying",
+    )
+    reference_skip: bool = opt(
+        True,
+        "prediction x0: the network answers with the difference to the reference's latents, so it starts at the still character",
+    )
+    gradient_checkpointing: bool = opt(
+        False, "recompute the DiT blocks in the backward pass: less memory, a third more time"
+    )
+    pretrained: str | None = opt(None, "folder of a diffusers WanTransformer3DModel to start from, of these sizes")
 
     @property
     def width(self) -> int:
@@ -117,6 +136,8 @@ class DenoiserConfig:
 
     def problems(self) -> list[str]:
         found = _positive(self, "heads", "head_dim", "layers", "ffn_dim", "text_dim", "freq_dim", "patch")
+        if self.reference_skip and self.prediction != "x0":
+            found.append(f"reference_skip: true, but prediction is {self.prediction}; it needs prediction x0")
         return found + _divides("head_dim", self.head_dim, "the rotary embedding's pairs", 2)
 
 
@@ -165,7 +186,9 @@ class AnimatorConfig:
             return found
         step = self.latent_stride * self.denoiser.patch * self.retargeter.grid_stride
         for name in ("height", "width"):
-            found += _divides(name, getattr(self, name), "latent_stride * denoiser.patch * retargeter.grid_stride", step)
+            found += _divides(
+                name, getattr(self, name), "latent_stride * denoiser.patch * retargeter.grid_stride", step
+            )
         if not clock.is_clip_length(self.frames):
             found.append(f"frames: {self.frames} is not 4n+1; use {max(1, (self.frames - 1) // 4 * 4 + 1)}")
         if self.fps <= 0:

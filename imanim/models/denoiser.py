@@ -6,13 +6,17 @@ The inlets start at zero, so a pretrained Wan computes at step 0 exactly what it
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig, DenoiserConfig
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 TIMESTEPS = 1000.0
 """Wan's timestep for sigma = 1."""
@@ -33,7 +37,7 @@ class InletTransformer(WanTransformer3DModel):
     module's own forward runs.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Tensor,
         timestep: Tensor,
@@ -54,7 +58,7 @@ class InletTransformer(WanTransformer3DModel):
             [B,C,F,h,w].
         """
         frames, height, width = hidden_states.shape[2:]
-        p_t, p_h, p_w = self.config.patch_size
+        p_t, p_h, p_w = self.config["patch_size"]
         rotary = self.rope(hidden_states)
         x = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
         if inlet is not None:
@@ -65,7 +69,7 @@ class InletTransformer(WanTransformer3DModel):
         modulation = modulation.unflatten(2, (6, -1))
         for i, block in enumerate(self.blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, text, modulation, rotary)
+                x = checkpoint(block, x, text, modulation, rotary, use_reentrant=False)
             else:
                 x = block(x, text, modulation, rotary)
             if between is not None:
@@ -90,6 +94,7 @@ class Denoiser(nn.Module):
         self.reference_inlet = (
             _zero(nn.Conv2d(cfg.latent_channels, dn.width, dn.patch, dn.patch)) if dn.reference_inlet else None
         )
+        self.reference_skip = nn.Parameter(torch.ones(cfg.latent_channels)) if dn.reference_skip else None
 
     def forward(
         self,
@@ -131,7 +136,10 @@ class Denoiser(nn.Module):
             return torch.cat([x[:, :per_frame], clip.flatten(1, 2)], 1)
 
         inlet = self._inlet(identity_latents.to(dtype), tokens, frames)
-        return self.transformer(latents, timestep, text.to(dtype), inlet, between)[:, :, 1:]
+        out = self.transformer(latents, timestep, text.to(dtype), inlet, between)[:, :, 1:]
+        if self.reference_skip is not None:
+            out = out + (self.reference_skip.view(-1, 1, 1) * identity_latents).unsqueeze(2)
+        return out
 
     def _inlet(self, identity_latents: Tensor, tokens: Tensor | None, frames: int) -> Tensor | None:
         """What is added to the embedded patches [B,(1+F)*gh*gw,E]; nothing to the reference frame's."""
@@ -142,7 +150,9 @@ class Denoiser(nn.Module):
                 wide = wide.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
             added = self.token_inlet(wide.flatten(2, 3))
         if self.reference_inlet is not None:
-            still = self.reference_inlet(identity_latents).flatten(2).transpose(1, 2)[:, None].expand(-1, frames, -1, -1)
+            still = (
+                self.reference_inlet(identity_latents).flatten(2).transpose(1, 2)[:, None].expand(-1, frames, -1, -1)
+            )
             added = still if added is None else added + still
         if added is None:
             return None
@@ -163,7 +173,9 @@ def load_wan(cfg: DenoiserConfig, channels: int) -> InletTransformer:
     try:
         model = InletTransformer.from_pretrained(cfg.pretrained)
     except (OSError, ValueError) as error:
-        raise InputError(f"denoiser.pretrained: {cfg.pretrained}: {error}; give a WanTransformer3DModel folder") from None
+        raise InputError(
+            f"denoiser.pretrained: {cfg.pretrained}: {error}; give a WanTransformer3DModel folder"
+        ) from None
     for name, value in _wan_settings(cfg, channels).items():
         found = model.config[name]
         if (tuple(found) if isinstance(found, (list, tuple)) else found) != value:
@@ -188,7 +200,7 @@ def _wan_settings(cfg: DenoiserConfig, channels: int) -> dict[str, object]:
     }
 
 
-def _zero(layer: nn.Linear | nn.Conv2d):  # type: ignore[no-untyped-def]
+def _zero(layer: Layer) -> Layer:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

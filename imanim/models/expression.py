@@ -1,4 +1,4 @@
-"""Expression: a crop of the driver's face, read into a few tokens a frame, and the blocks that bring them into the DiT (METHOD.md)."""
+"""Expression: the driver's face, read into a few tokens a frame, and the blocks that bring them into the DiT (METHOD.md)."""
 
 from __future__ import annotations
 

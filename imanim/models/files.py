@@ -41,7 +41,9 @@ class Index(NamedTuple):
         return tuple(self.sizes_bytes)
 
 
-def save(folder: Path, config: AnimatorConfig, parts: Mapping[str, Mapping[str, Tensor]], record: dict[str, Any]) -> None:
+def save(
+    folder: Path, config: AnimatorConfig, parts: Mapping[str, Mapping[str, Tensor]], record: dict[str, Any]
+) -> None:
     """Writes a model aside and moves it into place: ``folder`` is the old model or the new one, never half of one."""
     aside = folder.with_name(folder.name + ".partial")
     try:
@@ -107,10 +109,12 @@ def load_part(index: Index, part: str, like: Mapping[str, Tensor]) -> dict[str, 
     if not path.is_file():
         raise InputError(f"{path}: missing, though {INDEX} lists it; {_AGAIN}")
     if path.stat().st_size != index.sizes_bytes[part]:
-        raise InputError(f"{path}: {path.stat().st_size} bytes, {index.sizes_bytes[part]} expected (cut short?); {_AGAIN}")
+        raise InputError(
+            f"{path}: {path.stat().st_size} bytes, {index.sizes_bytes[part]} expected (cut short?); {_AGAIN}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
-            found = {key: torch.Size(file.get_slice(key).get_shape()) for key in file.keys()}
+            found = {key: torch.Size(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             _check(path, part, found, {key: value.shape for key, value in like.items()})
             return {key: file.get_tensor(key) for key in found}
     except SafetensorError as error:
@@ -128,4 +132,6 @@ def _check(path: Path, part: str, found: Mapping[str, torch.Size], wanted: Mappi
             )
     extra = sorted(set(found) - set(wanted))
     if extra:
-        raise InputError(f"{path}: part {part}: tensor {extra[0]} {list(found[extra[0]])} is unknown to the model; {remedy}")
+        raise InputError(
+            f"{path}: part {part}: tensor {extra[0]} {list(found[extra[0]])} is unknown to the model; {remedy}"
+        )

@@ -125,8 +125,9 @@ def prior_logits(xy: Tensor, weight: Tensor, rows: int, cols: int) -> Tensor:
 class HeatmapHead(nn.Module):
     """Tokens on a grid to heatmaps: [M,gh*gw,E] to [M,slots,J,gh*sub,gw*sub].
 
-    Starts at the prior (see :func:`prior_logits`): the projection is zero, the bias is the joints' log mean heatmap. Without that
-    start a small network spends most of its training on finding the average person.
+    Starts near the prior (see :func:`prior_logits`): the projection is small, the bias is the joints' log mean heatmap. Without
+    that start a small network spends most of its training on finding the average person. Small, not zero: a zero projection
+    passes no gradient to what is before it.
     """
 
     GAIN = 3.0  # A zero-initialised projection of heatmap logits learns faster when its output is scaled up.
@@ -136,7 +137,7 @@ class HeatmapHead(nn.Module):
         self.grid, self.sub, self.joints, self.slots = grid, sub, joints, slots
         self.norm = nn.LayerNorm(width)
         self.to_cells = nn.Linear(width, slots * joints * sub * sub)
-        nn.init.zeros_(self.to_cells.weight)
+        nn.init.normal_(self.to_cells.weight, std=0.1 / width**0.5)
         nn.init.zeros_(self.to_cells.bias)
         self.prior = nn.Parameter(torch.zeros(joints, grid[0] * sub, grid[1] * sub))
 
@@ -169,5 +170,7 @@ class JointDecoder(nn.Module):
         batch, latents = tokens.shape[:2]
         heat = self.head(self.to_hidden(tokens.flatten(0, 1).flatten(1, 2)) + self.position)
         heat = heat.unflatten(0, (batch, latents)).flatten(1, 2)
-        places = [f * clock.STRIDE + s for f, row in enumerate(clock.slots(frames)) for s, t in enumerate(row) if t >= 0]
+        places = [
+            f * clock.STRIDE + s for f, row in enumerate(clock.slots(frames)) for s, t in enumerate(row) if t >= 0
+        ]
         return heat[:, torch.tensor(places, device=heat.device)]

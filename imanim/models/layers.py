@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+EMBEDDING_STD = 0.2
+"""Strength of position and token embeddings at the start."""
+
 
 class Attention(nn.Module):
     """Multi-head attention of ``query`` [M,L,E] to ``context`` [M,N,Ec] (itself when None). Returns [M,L,E]."""
@@ -52,12 +55,13 @@ class Block(nn.Module):
 
 def sinusoids(positions: int, width: int, *, device: torch.device | None = None) -> Tensor:
     """Fixed embeddings of the positions 0, 1, 2, ...: [positions, width]. Any length, so a clip may be longer than trained."""
-    half = (width + 1) // 2
+    half = (width + 1) // 2  # a sine's RMS is 0.7
     rates = torch.exp(-math.log(1000.0) * torch.arange(half, device=device) / half)
     angles = torch.arange(positions, device=device)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], -1)[:, :width]
+    return torch.cat([angles.sin(), angles.cos()], -1)[:, :width] * EMBEDDING_STD * 2**0.5
 
 
 def table(*shape: int) -> nn.Parameter:
-    """A learned embedding with the usual small start."""
-    return nn.Parameter(torch.randn(*shape) * 0.02)
+    """A learned embedding. It starts as strong as what it is added to: at the usual 0.02 a small model takes hundreds of steps
+    before it can tell places apart."""
+    return nn.Parameter(torch.randn(*shape) * EMBEDDING_STD)

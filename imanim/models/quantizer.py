@@ -6,6 +6,8 @@ leaves most codes unused, ZeRO-3 does not partition buffers, and a frozen codebo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,7 +19,9 @@ class Codebook(nn.Module):
 
     Attributes:
         updates: whether training moves the codes. Off (frozen), the buffers never change.
-        embedding: [N,D] float32, unit length. uses, sums: moving averages a step. ready: 1 once started from data.
+        embedding: [N,D] float32, unit length.
+        uses, sums: moving averages of how many tokens a code takes and of their sum, in multiples of the mean use.
+        ready: 1 once started from data.
     """
 
     embedding: Tensor
@@ -25,7 +29,7 @@ class Codebook(nn.Module):
     sums: Tensor
     ready: Tensor
 
-    def __init__(self, codes: int, dim: int, *, decay: float = 0.99, revive_below: float = 0.03):
+    def __init__(self, codes: int, dim: int, *, decay: float = 0.98, revive_below: float = 0.1):
         super().__init__()
         self.decay, self.revive_below, self.updates = decay, revive_below, True
         start = F.normalize(torch.randn(codes, dim), dim=-1)
@@ -73,6 +77,8 @@ class Codebook(nn.Module):
         if _ranks() > 1:
             dist.all_reduce(counts)
             dist.all_reduce(sums)
+        mean_use = counts.sum() / len(counts)  # the batch's size must not decide which codes count as dead
+        counts, sums = counts / mean_use, sums / mean_use
         self.uses.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         self.embedding.copy_(F.normalize(self.sums, dim=-1))
@@ -89,8 +95,8 @@ class Codebook(nn.Module):
             dist.broadcast(chosen, src=0)
         return chosen
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        """Moves with the model but stays float32: in bfloat16 a moving average with decay 0.99 stands still."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
+        """Moves with the model but stays float32: in bfloat16 a slow moving average stands still."""
         before = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, old in before.items():

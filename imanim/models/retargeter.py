@@ -50,7 +50,7 @@ class FactorisedLayer(nn.Module):
         self.ffn = FeedForward(width)
 
     def forward(self, x: Tensor, identity: int) -> Tensor:
-        """[B,F,P,E], the first ``identity`` positions of which take no part in the attention over time (the character stands still)."""
+        """[B,F,P,E]; the first ``identity`` positions stay out of the attention over time: the character stands still."""
         batch, frames = x.shape[:2]
         x = x + self.space(self.norm_space(x).flatten(0, 1)).unflatten(0, (batch, frames))
         if self.temporal:
@@ -86,9 +86,7 @@ class Retargeter(nn.Module):
         frames = motion.shape[1]
         when = sinusoids(frames, motion.shape[-1], device=z.device).to(motion.dtype)[None, :, None]
         mask = self.mask_token + self.mask_position + when
-        x = torch.cat(
-            [identity[:, None].expand(-1, frames, -1, -1), motion + when, mask.expand(len(z), -1, -1, -1)], 2
-        )
+        x = torch.cat([identity[:, None].expand(-1, frames, -1, -1), motion + when, mask.expand(len(z), -1, -1, -1)], 2)
         for layer in self.layers:
             x = layer(x, identity.shape[1])
         out = self.to_bottleneck(self.norm(x[:, :, -self.grid[0] * self.grid[1] :]))

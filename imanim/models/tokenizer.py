@@ -16,7 +16,7 @@ from imanim.models.layers import Block, table
 
 def stem(patch: int, convs: int, width: int) -> nn.Sequential:
     """Pixels to patch tokens: a patch convolution, then ``convs`` 3x3 stride-2 ones. [M,3,S,S] to [M,width,g,g]."""
-    widths = [max(24, width * 2 ** (i - convs)) for i in range(convs)] + [width]
+    widths = [max(24, width >> (convs - i)) for i in range(convs)] + [width]
     layers: list[nn.Module] = [nn.Conv2d(3, widths[0], patch, patch)]
     for before, after in zip(widths, widths[1:]):
         layers += [nn.GELU(), nn.Conv2d(before, after, 3, 2, 1)]
@@ -35,7 +35,7 @@ class MotionEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg.width, cfg.heads) for _ in range(cfg.layers))
         self.norm = nn.LayerNorm(cfg.width)
         self.to_token = nn.Linear(cfg.width, cfg.token_dim)
-        # Heatmaps read straight from the patch tokens: without this second teacher the path through K tokens does not start to learn.
+        # Heatmaps read straight from the patch tokens: without this second teacher the path through K tokens never starts.
         self.patch_head = HeatmapHead(cfg.width, joints, (cfg.grid, cfg.grid), cfg.heatmap // cfg.grid)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:

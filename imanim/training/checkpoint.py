@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there.
 
-``OUTPUT/checkpoints/step-000500/`` holds DeepSpeed's files (``engine/``, each rank's shards), the moving average and ``state.json``. It
-is written under another name and renamed when the last rank has finished, so a folder that bears its name is complete and
-the newest of them is where a run continues. No random state is saved: all randomness follows from (seed, step, place).
+``OUTPUT/checkpoints/step-000500/`` holds DeepSpeed's files (``engine/``, each rank's shards), the moving average and
+``state.json``. It is written under another name and renamed when the last rank has finished, so a folder that bears its
+name is complete and the newest of them is where a run continues. No random state is saved: all randomness follows from
+(seed, step, place).
 """
 
 from __future__ import annotations
@@ -69,16 +70,26 @@ def to_continue(output: str | Path, resume: str, identity: Mapping[str, Any], ra
     found = newest(output)
     if found is None:
         if (Path(output) / "model").exists():
-            raise InputError(f"{output}: holds exported weights but no checkpoint to continue from; choose another output=")
+            raise InputError(
+                f"{output}: holds exported weights but no checkpoint to continue from; choose another output="
+            )
         return None
     if resume == "never":
         raise InputError(f"{output}: already holds a run at step {found.step}; choose another output=, or resume=auto")
     if found.state.get("format") != FORMAT:
-        raise InputError(f"{found.path}: format {found.state.get('format')}, this version reads {FORMAT}; choose another output=")
+        raise InputError(
+            f"{found.path}: format {found.state.get('format')}, this version reads {FORMAT}; choose another output="
+        )
+    if found.state["stage"] != identity["stage"]:
+        raise InputError(
+            f"{output}: holds a run of stage {found.state['stage']}, this is stage {identity['stage']}; choose another output="
+        )
     theirs = found.state["identity"]
     changed = [key for key in sorted({*theirs, *identity}) if theirs.get(key) != identity.get(key)]
     if changed:
-        differences = ", ".join(f"{key} is {theirs.get(key)!r} there and {identity.get(key)!r} here" for key in changed[:3])
+        differences = ", ".join(
+            f"{key} is {theirs.get(key)!r} there and {identity.get(key)!r} here" for key in changed[:3]
+        )
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(f"{output}: holds a run with other settings ({differences}{more}); choose another output=")
     if found.state["ranks"] != ranks:
@@ -124,7 +135,9 @@ def load(engine: Any, checkpoint: Checkpoint, ema: Ema | None) -> None:
     """Puts weights, optimizer state, buffers and moving average back, bit for bit. Every rank must call it."""
     path, _ = engine.load_checkpoint(str(checkpoint.path), tag=ENGINE)
     if path is None:
-        raise InputError(f"{checkpoint.path}: DeepSpeed found nothing to load; remove this folder to continue from an older one")
+        raise InputError(
+            f"{checkpoint.path}: DeepSpeed found nothing to load; remove this folder to continue from an older one"
+        )
     if ema is not None:
         ema.load(checkpoint.path, distributed.place().rank)
 
@@ -142,7 +155,11 @@ def _refusals(partial: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         # torch's file writer reports a full disk as a RuntimeError of its own.
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error) and "inline_container" not in str(error):
+        if (
+            isinstance(error, RuntimeError)
+            and "PytorchStreamWriter" not in str(error)
+            and "inline_container" not in str(error)
+        ):
             raise
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(

@@ -15,7 +15,9 @@ from imanim.training.objective import ObjectiveConfig
 class PartConfig:
     """What happens to one part of the model in this stage (DESIGN.md, "The curriculum")."""
 
-    mode: Literal["train", "frozen", "absent"] = opt("absent", "train, frozen (used, never changed) or absent (not built)")
+    mode: Literal["train", "frozen", "absent"] = opt(
+        "absent", "train, frozen (used, never changed) or absent (not built)"
+    )
     lr_scale: float = opt(1.0, "this part's learning rate is optimizer.lr times this")
 
     def problems(self) -> list[str]:
@@ -27,7 +29,9 @@ class PartsConfig:
     """The curriculum's row for this stage: one entry for each part of the model."""
 
     tokenizer_encoder: PartConfig = opt(PartConfig(), "frame to motion tokens")
-    codebook: PartConfig = opt(PartConfig(), "the codes that motion tokens are made of (moving averages; lr_scale is unused)")
+    codebook: PartConfig = opt(
+        PartConfig(), "the codes that motion tokens are made of (moving averages; lr_scale is unused)"
+    )
     motion_decoder: PartConfig = opt(PartConfig(), "motion tokens to the driver's heatmaps")
     joint_decoder: PartConfig = opt(PartConfig(), "retargeted tokens to the character's heatmaps")
     retargeter: PartConfig = opt(PartConfig(), "motion tokens and the character's latents to retargeted tokens")
@@ -59,7 +63,9 @@ class OptimizerConfig:
     betas: tuple[float, float] = opt((0.9, 0.95), "decay of the moving averages of gradient and squared gradient")
     eps: float = opt(1e-8, "added to the root of the squared gradient's average")
     weight_decay: float = opt(0.01, "decoupled weight decay of matrices; vectors (norms, biases) have none")
-    schedule: Literal["cosine", "constant"] = opt("cosine", "after the warm-up: cosine down to final_lr_fraction, or constant")
+    schedule: Literal["cosine", "constant"] = opt(
+        "cosine", "after the warm-up: cosine down to final_lr_fraction, or constant"
+    )
     warmup_steps: int = opt(100, "linear warm-up from 0")
     final_lr_fraction: float = opt(0.05, "learning rate at max_steps, as a fraction of the peak")
     grad_clip: float = opt(1.0, "largest global gradient norm; 0 = no clipping")
@@ -80,7 +86,9 @@ class BatchConfig:
     """Samples a step. The gradient is the mean over the global batch, however it is cut."""
 
     global_size: int = opt(8, "samples an optimizer step takes, over all ranks")
-    micro_size: int | None = opt(None, "samples a rank pushes through at once; null = its whole share (no accumulation)")
+    micro_size: int | None = opt(
+        None, "samples a rank pushes through at once; null = its whole share (no accumulation)"
+    )
 
     def problems(self) -> list[str]:
         found = [] if self.global_size > 0 else [f"global_size: {self.global_size} must be at least 1"]
@@ -114,9 +122,13 @@ class AugmentConfig:
 class DataConfig:
     """Shards to learn from and to be measured on."""
 
-    train: str = req("folder of shards to train on (data.train=FOLDER), as launchers/preprocess.py or doubles writes it")
+    train: str = req(
+        "folder of shards to train on (data.train=FOLDER), as launchers/preprocess.py or doubles writes it"
+    )
     train_split: str = opt("train", "split of that folder")
-    validation: str | None = opt(None, "folder of shards to measure on; null = the `validation_split` of data.train, if it has one")
+    validation: str | None = opt(
+        None, "folder of shards to measure on; null = the `validation_split` of data.train, if it has one"
+    )
     validation_split: str = opt("val", "split to measure on")
     workers: int = opt(1, "decoding processes a rank; 0 decodes between the steps")
     augment: AugmentConfig = opt(AugmentConfig(), "augmentation of the training samples")
@@ -129,7 +141,9 @@ class DataConfig:
 class DeepSpeedConfig:
     """How the engine holds and computes the model."""
 
-    zero_stage: Literal[0, 1, 2, 3] = opt(3, "what is cut over the ranks: 1 optimizer, 2 and gradients, 3 and parameters")
+    zero_stage: Literal[0, 1, 2, 3] = opt(
+        3, "what is cut over the ranks: 1 optimizer, 2 and gradients, 3 and parameters"
+    )
     precision: Literal["fp32", "autocast_bf16", "bf16"] = opt(
         "fp32", "fp32; autocast_bf16 (fp32 parameters, bf16 arithmetic); bf16 (bf16 parameters, fp32 master copy)"
     )
@@ -176,9 +190,12 @@ class TrainConfig:
     seed: int = opt(0, "all randomness follows from (seed, step, place in the batch)")
     model: str | None = opt(None, "YAML with the model's sizes (configs/model/*.yaml); null = those of init_from")
     init_from: str | None = opt(
-        None, "weights to start from: a run folder or a save_pretrained folder; several with commas, the first that has a part gives it"
+        None,
+        "weights to start from: a run folder or a save_pretrained folder; several with commas, the first that has a part gives it",
     )
-    resume: Literal["auto", "never"] = opt("auto", "auto continues from the newest whole checkpoint in output; never refuses a used one")
+    resume: Literal["auto", "never"] = opt(
+        "auto", "auto continues from the newest whole checkpoint in output; never refuses a used one"
+    )
     ema_decay: float = opt(0.0, "moving average of the weights, which is what gets exported; 0 = off, else e.g. 0.999")
     parts: PartsConfig = opt(PartsConfig(), "which parts train, with which learning rate")
     objective: ObjectiveConfig = opt(ObjectiveConfig(), "weights of the losses")
@@ -194,7 +211,9 @@ class TrainConfig:
         if self.max_minutes is not None and self.max_minutes <= 0:
             found.append(f"max_minutes: {self.max_minutes} must be above 0, or null")
         if self.model is None and self.init_from is None:
-            found.append("model: give the sizes (model=configs/model/tiny.yaml) or weights to start from (init_from=FOLDER)")
+            found.append(
+                "model: give the sizes (model=configs/model/tiny.yaml) or weights to start from (init_from=FOLDER)"
+            )
         if self.model is not None and not Path(self.model).is_file():
             found.append(f"model: {self.model}: no such file; configs/model/ has the sizes we ship")
         needed = NEEDED[self.stage]
@@ -202,7 +221,9 @@ class TrainConfig:
             if getattr(self.parts, name).mode == "absent":
                 found.append(f"parts.{name}.mode: absent, but stage {self.stage} needs it; make it train or frozen")
         if self.stage > 1 and self.init_from is None:
-            found.append(f"init_from: stage {self.stage} starts from the last stage's weights; init_from=runs/stage{self.stage - 1}")
+            found.append(
+                f"init_from: stage {self.stage} starts from the last stage's weights; init_from=runs/stage{self.stage - 1}"
+            )
         return found
 
 
@@ -213,22 +234,28 @@ NEEDED: dict[int, tuple[str, ...]] = {
 }
 """The parts each stage's objective runs through (METHOD.md)."""
 
-MAY_CHANGE = ("output", "resume", "max_steps", "max_minutes", "monitor", "data.workers", "init_from")
-"""Settings that a resumed run may change: what they do is either over (init_from) or does not touch what is learned.
-``max_steps`` moves the end of the schedule, which is what a longer run means."""
+MAY_CHANGE = (
+    *("output", "resume", "max_steps", "max_minutes", "monitor", "init_from", "model"),
+    *("data.train", "data.validation", "data.validation_split", "data.workers"),
+)
+"""Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by
+content instead (the model's sizes, the data's fingerprint). ``max_steps`` moves the end of the schedule: a longer run."""
 
 
 def identity(cfg: TrainConfig) -> dict[str, Any]:
     """The settings that make a run this run and no other, as flat ``{"optimizer.lr": 3e-4}``: equal when it may be resumed."""
-    flat = _flatten(to_dict(cfg))
-    return {key: value for key, value in flat.items() if not any((key + ".").startswith(name + ".") for name in MAY_CHANGE)}
+    flat = flatten(to_dict(cfg))
+    return {
+        key: value for key, value in flat.items() if not any((key + ".").startswith(name + ".") for name in MAY_CHANGE)
+    }
 
 
-def _flatten(tree: dict[str, Any], at: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], at: str = "") -> dict[str, Any]:
+    """``{"optimizer": {"lr": 1}}`` as ``{"optimizer.lr": 1}``; tuples become lists, as JSON has them."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat.update(_flatten(value, f"{at}{key}."))
+            flat.update(flatten(value, f"{at}{key}."))
         else:
             flat[f"{at}{key}"] = list(value) if isinstance(value, tuple) else value
     return flat

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from imanim.training.config import OptimizerConfig, PartsConfig, TrainConfig
+from imanim.training.config import OptimizerConfig, TrainConfig
 
 if TYPE_CHECKING:
     from imanim.models.animator import Animator
@@ -21,16 +21,6 @@ class PartSummary:
     parameters: int
     buffer_elements: int
     lr: float
-
-
-def apply(animator: Animator, parts: PartsConfig) -> None:
-    """Makes each part trainable or frozen as its mode says. Call it before the engine is built: ZeRO reads it once."""
-    named = animator.parameter_parts()
-    for name, part in parts.items():
-        for _, parameter in named.get(name, []):
-            parameter.requires_grad_(part.mode == "train")
-    if animator.codebook is not None:
-        animator.codebook.updates = parts.codebook.mode == "train"
 
 
 def parameter_groups(animator: Animator, cfg: TrainConfig) -> list[dict[str, Any]]:

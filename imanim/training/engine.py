@@ -6,8 +6,11 @@ What is set here was measured: the shared-memory op and the fused Adam would eac
 from __future__ import annotations
 
 import logging
+import math
 import os
+import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ from imanim.training.config import TrainConfig
 
 
 def deepspeed_settings(cfg: TrainConfig, ranks: int) -> dict[str, Any]:
-    """The DeepSpeed configuration (deepspeed.ai/docs/config-json) that a run's settings mean; ``deepspeed.extra`` is laid over it."""
+    """A run's settings as DeepSpeed's (deepspeed.ai/docs/config-json); ``deepspeed.extra`` is laid over them."""
     ds = cfg.deepspeed
     micro, accumulation = cfg.batch.cut(ranks)
     zero: dict[str, Any] = {"stage": ds.zero_stage}
@@ -56,6 +59,8 @@ def build(module: nn.Module, groups: list[dict[str, Any]], cfg: TrainConfig) -> 
     import deepspeed
     from deepspeed.utils import logger
 
+    # DeepSpeed 0.19 calls names that torch 2.13 has renamed: thousands of lines that nobody running this can act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     logger.setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
@@ -70,18 +75,40 @@ def set_learning_rates(engine: Any, cfg: TrainConfig, step: int) -> dict[str, fl
     return curriculum.set_learning_rates(engine.optimizer.param_groups, cfg, step)
 
 
+def arithmetic(cfg: TrainConfig, device: torch.device) -> AbstractContextManager:
+    """The precision in which parts of the model are called outside the engine's own forward."""
+    if cfg.deepspeed.precision == "autocast_bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def step(engine: Any) -> float:
+    """The optimizer's step. Returns the global gradient norm before clipping; not finite means that the run must end.
+
+    ZeRO's optimizers compute the norm themselves. Without ZeRO nobody does (DeepSpeed clips, but does not tell): it is
+    computed here, and a gradient that is not finite does not reach the optimizer.
+    """
+    if hasattr(engine.optimizer, "_global_grad_norm"):
+        engine.step()
+        return float(engine.get_global_grad_norm() or 0.0)
+    gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if math.isfinite(norm):
+        engine.step()
+    return norm
+
+
 def local_master(parameter: nn.Parameter) -> Tensor:
     """The float32 weights that the optimizer holds of a trained parameter: this rank's flat shard in ZeRO-3, else all of it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_local_fp32_param
 
     if hasattr(parameter, "ds_id"):
         return safe_get_local_fp32_param(parameter)
-    master = safe_get_full_fp32_param(parameter)
-    # Without ZeRO (or before its mapping exists) the parameter is its own master.
-    return parameter.data if master is None else master
+    # A whole float32 parameter is its own master; only that of a bfloat16 one must be asked for (a collective).
+    return parameter.data if parameter.dtype == torch.float32 else safe_get_full_fp32_param(parameter)
 
 
-def whole(parameter: nn.Parameter, local: Tensor) -> Tensor:
+def whole(parameter: Any, local: Tensor) -> Tensor:
     """Puts a parameter together from every rank's :func:`local_master`-shaped piece. A collective in ZeRO-3."""
     if not hasattr(parameter, "ds_id"):
         return local
@@ -94,8 +121,8 @@ def whole(parameter: nn.Parameter, local: Tensor) -> Tensor:
 def full_weights(engine: Any, module: nn.Module, ema: dict[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every weight and buffer of ``module`` (a part of the engine's), whole, float32 on the CPU, one after the other.
 
-    Trained weights come from the optimizer's float32 copy, or from ``ema``; frozen ones and buffers as they are. Every rank must run
-    through all of it (collectives in ZeRO-3); only the first one needs to keep what it gets.
+    Trained weights come from the optimizer's float32 copy, or from ``ema``; frozen ones and buffers as they are. Every rank
+    must run through all of it (collectives in ZeRO-3); only the first one needs to keep what it gets.
     """
     import deepspeed
 

@@ -20,7 +20,8 @@ __all__ = ["FACE_ACTIONS", "KINDS", "Motion", "Score"]
 
 @dataclass(frozen=True)
 class Motion:
-    """One motion, identity free: a pure function of its fields. `frames` at `fps`; more face activity in a portrait."""
+    """One motion, identity free: a pure function of its fields. `frames` at `fps`; a portrait has a busier face
+    and smaller turns of the body."""
 
     kind: str
     seed: int
@@ -44,6 +45,8 @@ class Motion:
         t = self.times(margin)
         draw = Draw.from_rng(self._rng(0))
         score = FAMILIES[self.kind](draw, t)
+        if self.portrait:  # near the camera and facing it
+            score.heading, score.twist, score.side = 0.45 * score.heading, 0.6 * score.twist, 0.6 * score.side
         _breathe(score, self._rng(1), 1.6 if self.portrait else 1.0)
         return score
 

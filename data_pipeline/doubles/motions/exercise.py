@@ -39,7 +39,8 @@ def kick(d: Draw, t: Array) -> Score:
     sideways = d.rng.random() < 0.4
     score.heading = d.rng.uniform(-0.9, 0.9)
     leg, way = score.legs[d.side], SIGN[d.side]
-    leg.air = ease(np.minimum(x / 0.22, (1 - x) / 0.22))
+    leg.air = ease(np.minimum((x - 0.08) / 0.22, (0.92 - x) / 0.22))
+    leg.lift = 0.07 * ease(np.minimum(x / 0.16, (1 - x) / 0.16))  # the foot leaves the floor before it travels
     leg.flex = (0.35 if sideways else 1.35) * d.amp * up
     leg.out = (1.0 if sideways else 0.05) * d.amp * up
     leg.knee = 0.12 + 1.2 * np.where(x < 1, np.sin(2 * np.pi * np.clip(x, 0, 1)) ** 2, 0.0)
@@ -220,7 +221,7 @@ def balance(d: Draw, t: Array) -> Score:
     score.heading = d.rng.uniform(-1.0, 1.0)
     leg.air = leg.air + 1
     leg.flex, leg.out = 1.1 * d.amp * up, leg.out + d.rng.uniform(0.05, 0.5)
-    leg.knee, leg.point = 1.5 * up, leg.point + 0.4
+    leg.knee, leg.point = 1.5 * up, leg.point + 0.15
     score.pelvis[:, 0] = score.pelvis[:, 0] - way * 0.15
     score.side, score.roll = 0.1 * wobble, -0.03 * way + 0.02 * wobble
     pose = d.pick("side", "vee", "low", "up", "hip")

@@ -80,7 +80,7 @@ def gesture(d: Draw, t: Array) -> Score:
         ("head_yaw", -0.5, 0.5),
         ("head_pitch", -0.2, 0.25),
         ("head_roll", -0.2, 0.2),
-        ("drop", 0.015, 0.12),
+        ("drop", 0.015, 0.07),
     ):
         a, b, e = _between_keys(rng.uniform(low, high, _KEYS), t, period, offset)
         setattr(score, name, a + (b - a) * e)

@@ -150,10 +150,13 @@ def lunge(d: Draw, t: Array) -> Score:
     down = ease((x - 0.1) / 0.35) - ease((x - 0.6) / 0.3)
     reach = 0.72 * d.amp
     front, rear = score.legs[d.side], score.legs[d.other]
-    front.forward = reach * out
-    front.lift = 0.12 * np.where(x < 0.28, np.sin(np.pi * x / 0.28), np.sin(np.pi * np.clip((x - 0.72) / 0.28, 0, 1))) ** 2
+    # The step is centred on where the body stood, so that the camera keeps both feet.
+    front.forward, rear.forward = reach * (out - 0.5), rear.forward - 0.5 * reach
+    front.lift = (
+        0.12 * np.where(x < 0.28, np.sin(np.pi * x / 0.28), np.sin(np.pi * np.clip((x - 0.72) / 0.28, 0, 1))) ** 2
+    )
     rear.pitch = 0.75 * np.maximum(out, down)
-    score.pelvis[:, 1] = -0.5 * reach * out
+    score.pelvis[:, 1] = 0.5 * reach * (1 - out)
     score.drop = 0.03 + 0.33 * d.amp * down
     pose = d.pick("hip", "side", "carry", "up")
     for side in SIDES:

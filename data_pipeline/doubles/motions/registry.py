@@ -36,7 +36,9 @@ class Draw:
     def from_rng(cls, rng: np.random.Generator) -> Draw:
         side = "LR"[int(rng.integers(2))]
         other = "R" if side == "L" else "L"
-        return cls(rng, side, other, float(rng.uniform(0.55, 0.95)), float(rng.uniform(0, 1)), float(rng.uniform(0.8, 1.15)))
+        return cls(
+            rng, side, other, float(rng.uniform(0.55, 0.95)), float(rng.uniform(0, 1)), float(rng.uniform(0.8, 1.15))
+        )
 
     def cycles(self, t: Array, tempo: float = 1.0) -> Array:
         """Cycles done by time t, starting at this draw's phase."""

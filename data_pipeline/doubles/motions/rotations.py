@@ -6,6 +6,7 @@ World axes everywhere: x points to the body's left, -y to its front, z up. Angle
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Array = np.ndarray
 _TINY = 1e-9
@@ -16,9 +17,9 @@ def unit(v: Array) -> Array:
     return v / (np.linalg.norm(v, axis=-1, keepdims=True) + _TINY)
 
 
-def apply(rotation: Array, v: Array) -> Array:
+def apply(rotation: Array, v: ArrayLike) -> Array:
     """Rotate vectors: [...,3,3] by [...,3] (or one vector [3]) -> [...,3]."""
-    return np.einsum("...ij,...j->...i", rotation, v)
+    return np.einsum("...ij,...j->...i", rotation, np.asarray(v))
 
 
 def _axis_rotation(angle: Array, axis: int) -> Array:

@@ -114,7 +114,15 @@ def standing(t: Array) -> Score:
         upper, fore = arm_pose(side, "rest")
         score.arms[side] = Arm(np.tile(upper, (n, 1)), np.tile(fore, (n, 1)), zeros(), zeros(), zeros() + 0.35)
         score.legs[side] = Leg(
-            np.zeros((n, 2)), zeros(), zeros() + 0.03, zeros(), zeros(), zeros(), zeros(), zeros(), *(zeros() for _ in range(5))
+            np.zeros((n, 2)),
+            zeros(),
+            zeros() + 0.03,
+            zeros(),
+            zeros(),
+            zeros(),
+            zeros(),
+            zeros(),
+            *(zeros() for _ in range(5)),
         )
     return score
 

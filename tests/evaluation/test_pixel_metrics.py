@@ -68,7 +68,9 @@ def test_the_person_mask_grows_by_the_margin():
     assert mask.sum() == 29
 
 
-@pytest.mark.parametrize("bad", [np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8), np.uint8), np.zeros((3, 32, 24, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8), np.uint8), np.zeros((3, 32, 24, 3), np.uint8)]
+)
 def test_other_shapes_and_types_are_refused(bad):
     with pytest.raises(ValueError):
         psnr(bad, clip())

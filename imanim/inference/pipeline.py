@@ -1,0 +1,264 @@
+"""The animation pipeline: a character's image and a driving video in, the character performing that motion out.
+
+A diffusers ``DiffusionPipeline``: components ``animator``, ``vae`` and ``scheduler``, ``.to(device)``, ``progress_bar``. The
+folder it reads is the one training writes (:meth:`imanim.models.animator.Animator.save_pretrained`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from imanim import clock
+from imanim.errors import InputError
+from imanim.inference import canvas, find_model
+from imanim.inference.faces import face_boxes
+from imanim.inference.frames import MIN_FRAMES
+from imanim.inference.windows import padded, stitch
+from imanim.models.animator import Animator, Conditions
+from imanim.models.autoencoder import decode_video, encode_image, load_autoencoder
+from imanim.models.joints import read_out
+
+OVERLAP_FRAMES = 5
+"""Pixel frames that neighbouring windows share: one latent frame and the first, long enough for a soft change."""
+NEEDED_PARTS = ("tokenizer_encoder", "codebook", "retargeter", "denoiser")
+
+
+class FrameSource(Protocol):
+    """What driving frames come from: a uint8 array [T,H,W,3] or a :class:`imanim.inference.frames.FrameStore`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: slice, /) -> np.ndarray: ...
+
+
+@dataclass
+class AnimationOutput(BaseOutput):
+    """``frames`` uint8 [T,h,w,3]: one for every driving frame, at the size the character's image has on the canvas."""
+
+    frames: np.ndarray
+
+
+@dataclass
+class Motion:
+    """What the model read from a batch of driving clips for a character.
+
+    conditions: for the denoiser. driving_joints [B,T,J,2]: the motion tokens' joints in the driving frame (None without a
+    motion decoder). joints [B,T,J,2]: the retargeted joints in the target frame (None without a joint decoder). faces
+    [B,T,4]: the boxes the expression was read from.
+    """
+
+    conditions: Conditions
+    driving_joints: Tensor | None
+    joints: Tensor | None
+    faces: Tensor
+
+
+class AnimationPipeline(DiffusionPipeline):
+    """Animates a character by a driving video; see :meth:`__call__`."""
+
+    animator: Animator
+    vae: Any
+    scheduler: Any
+
+    def __init__(self, animator: Animator, vae: Any, scheduler: Any):
+        super().__init__()
+        self.register_modules(animator=animator.eval(), vae=vae, scheduler=scheduler)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, shift: float = 1.0) -> AnimationPipeline:  # type: ignore[override]
+        """Loads a model that training wrote.
+
+        Args:
+            folder: a saved model or a training run's folder; its config names the autoencoder.
+            shift: of the sampling noise levels, sigma' = s*sigma / (1 + (s-1)*sigma); larger spends more steps on noise.
+
+        Raises:
+            InputError: missing, damaged, of another size, or trained only up to a stage that makes no video.
+        """
+        animator = Animator.from_pretrained(find_model(folder))
+        missing = [p for p in NEEDED_PARTS if p not in animator.parts]
+        if missing:
+            raise InputError(f"{folder}: has no {', '.join(missing)}, so it makes no video; give a model of stage 3")
+        vae = load_autoencoder(animator.config.autoencoder)
+        return cls(animator, vae, FlowMatchEulerDiscreteScheduler(shift=shift))
+
+    @property
+    def canvas_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.animator.config.height, self.animator.config.width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.animator.parameters()).device
+
+    def to(self, *args: Any, **kwargs: Any) -> AnimationPipeline:
+        """Moves the weights; arguments as in ``torch.nn.Module.to``. (diffusers' own asks its components for a dtype.)"""
+        self.animator.to(*args, **kwargs)
+        self.vae.to(*args, **kwargs)
+        return self
+
+    # ------------------------------------------------------------------------------------------------ the way in
+
+    def encode_character(self, images: Tensor) -> Tensor:
+        """Canvas images [B,3,H,W] in [0,1] to identity latents [B,C,h,w]."""
+        return encode_image(self.vae, images.to(self.device))
+
+    @torch.inference_mode()
+    def read_motion(self, driving: Tensor, identity_latents: Tensor, faces: Tensor | None = None) -> Motion:
+        """Everything the denoiser needs to know about a batch of clips.
+
+        Args:
+            driving: [B,T,3,H,W] in [0,1], T = 4n+1.
+            identity_latents: [B,C,h,w] from :meth:`encode_character`.
+            faces: [B,T,4] boxes in the driving frame (NaN = none); None finds them by the motion tokens' own joints.
+        """
+        driving, animator = driving.to(self.device), self.animator
+        z = animator.motion_tokens(driving).z
+        joints = None
+        if animator.motion_decoder is not None:
+            joints = animator.motion_joints_in_frame(animator.read_motion_joints(z))
+        if faces is None:
+            faces = self._find_faces(driving, joints)
+        faces = faces.to(self.device)
+        tokens = animator.retarget(z, identity_latents)
+        expression = animator.express(driving, faces) if animator.expression is not None else None
+        target = None
+        if animator.joint_decoder is not None:
+            target = read_out(animator.read_joints(tokens, driving.shape[1]))
+        return Motion(Conditions(identity_latents, tokens, expression), joints, target, faces)
+
+    def _find_faces(self, driving: Tensor, joints: Tensor | None) -> Tensor:
+        if joints is None:
+            if self.animator.expression is None:
+                return driving.new_full((*driving.shape[:2], 4), float("nan"))
+            raise InputError("this model has no motion decoder to find faces with; give the boxes (--faces FILE.npy)")
+        boxes = [face_boxes(clip.float().cpu().numpy(), *self.canvas_size) for clip in joints]
+        return torch.from_numpy(np.stack(boxes))
+
+    # ----------------------------------------------------------------------------------------------- the way out
+
+    @torch.inference_mode()
+    def sample(self, conditions: Conditions, noise: Tensor, steps: int, *, bar: Any = None) -> Tensor:
+        """Integrates the probability flow from noise [B,C,F,h,w] to normalised latents of the same shape.
+
+        Euler steps on the scheduler's noise levels, 1 down to 0; ``bar.update()`` is called after each.
+        """
+        if steps < 1:
+            raise InputError(f"{steps} sampling steps: at least 1 is needed")
+        self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=self.device)
+        x = noise.to(self.device)
+        for sigma, timestep in zip(self.scheduler.sigmas[:-1], self.scheduler.timesteps):
+            velocity = self.animator.velocity(x, sigma.to(x).expand(len(x)), conditions)
+            x = self.scheduler.step(velocity.float(), timestep, x, return_dict=False)[0]
+            if bar is not None:
+                bar.update()
+        return x
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B,C,F,h,w] to video [B,T,3,H,W] in [0,1]."""
+        return decode_video(self.vae, latents)
+
+    def noise(self, frames: int, seed: int, batch: int = 1) -> Tensor:
+        """Noise [B,C,F,h,w] for clips of T = ``frames``. Made on the CPU: one seed is one noise on every device."""
+        cfg = self.animator.config
+        generator = torch.Generator().manual_seed(seed)
+        shape = (batch, cfg.latent_channels, clock.latent_frames(frames), *cfg.latent_size)
+        return torch.randn(shape, generator=generator)
+
+    # --------------------------------------------------------------------------------------------------- the whole
+
+    def stream(
+        self,
+        character: np.ndarray,
+        driving: FrameSource,
+        *,
+        faces: np.ndarray | None = None,
+        steps: int = 12,
+        seed: int = 0,
+        overlap_frames: int = OVERLAP_FRAMES,
+    ) -> Iterator[np.ndarray]:
+        """Like :meth:`__call__`, frame by frame: one window of the model's length is in memory, however long the video.
+
+        Args:
+            driving: on the canvas already, [T,H,W,3] (:func:`imanim.inference.frames.load_driving` gives that).
+            faces: [T,4] in [0,1] of the canvas.
+
+        Yields:
+            uint8 [h,w,3], one for every driving frame.
+        """
+        length, total = self.animator.config.frames, len(driving)
+        if total < MIN_FRAMES:
+            raise InputError(f"driving video: {total} frames; at least {MIN_FRAMES} are needed")
+        where = canvas.fit(character, self.canvas_size)
+        identity = self.encode_character(_to_tensor(canvas.place(character, where)[None]))
+        # The same noise in every window: what the model leaves to chance (folds, texture) then comes out alike.
+        noise = self.noise(length, seed)
+        plan = clock.windows(total, length, overlap_frames)
+
+        with self.progress_bar(total=len(plan) * steps) as bar:
+
+            def render(window: clock.Window) -> np.ndarray:
+                clip = padded(driving[window.start : min(window.stop, total)], length)
+                boxes = (
+                    None if faces is None else torch.from_numpy(padded(faces[window.start : window.stop], length))[None]
+                )
+                motion = self.read_motion(_to_tensor(clip)[None], identity, boxes)
+                video = self.decode(self.sample(motion.conditions, noise, steps, bar=bar))[0]
+                return where.crop(video.permute(0, 2, 3, 1).mul(255).cpu().numpy())
+
+            yield from stitch(plan, render, total)
+
+    def __call__(
+        self,
+        character: np.ndarray,
+        driving: np.ndarray,
+        *,
+        faces: np.ndarray | None = None,
+        steps: int = 12,
+        seed: int = 0,
+        overlap_frames: int = OVERLAP_FRAMES,
+    ) -> AnimationOutput:
+        """Animates a character.
+
+        Args:
+            character: uint8 [h,w,3] of any size; fitted onto the canvas with its aspect kept.
+            driving: uint8 [T,h',w',3] of any size, T >= 5; longer than the model's clip goes window by window.
+            faces: float32 [T,4] boxes x0,y0,x1,y1 in [0,1] of the driving frame (NaN = none); None finds them.
+            steps: Euler steps.
+            seed: the same seed gives the same frames on one machine.
+            overlap_frames: shared by neighbouring windows and cross-faded.
+
+        Returns:
+            as many frames as the driver has, at the character's size on the canvas (even sides).
+
+        Raises:
+            InputError: fewer than 5 frames, or an unusable overlap or number of steps.
+        """
+        where = canvas.fit(driving[0], self.canvas_size)
+        fitted = np.stack([canvas.place(frame, where) for frame in driving])
+        frames = self.stream(
+            character,
+            fitted,
+            faces=None if faces is None else where.boxes(faces),
+            steps=steps,
+            seed=seed,
+            overlap_frames=overlap_frames,
+        )
+        return AnimationOutput(frames=np.stack(list(frames)))
+
+
+def _to_tensor(frames: np.ndarray) -> Tensor:
+    """uint8 [...,H,W,3] to float32 [...,3,H,W] in [0,1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -3).float() / 255

@@ -1,0 +1,1 @@
+"""Training: the curriculum's three stages on DeepSpeed."""

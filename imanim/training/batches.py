@@ -1,0 +1,112 @@
+"""From shards to what the objective sees: loaders of this rank's micro-batches, randomness, augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from imanim import distributed
+from imanim.data.augment import augment_driving, mirror
+from imanim.data.shards import ShardSet, read_manifest
+from imanim.data.stream import Batch, Loader, SampleDataset
+from imanim.errors import InputError
+from imanim.models.config import AnimatorConfig
+from imanim.training.config import AugmentConfig, TrainConfig
+
+VALIDATION = 1 << 31
+"""Added to the place of a validation batch, so that it never shares its noise with a training batch."""
+
+
+def random_source(seed: int, step: int, place: int) -> torch.Generator:
+    """The CPU generator of one micro-batch. ``place`` is its place in the global batch, so that the noise a sample meets does not
+    depend on how many ranks share the work."""
+    state = np.random.SeedSequence((seed, step, place)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & ((1 << 63) - 1))
+
+
+def open_train(cfg: TrainConfig) -> ShardSet:
+    """The training split. Raises InputError when it is missing or smaller than a global batch."""
+    return ShardSet(cfg.data.train, cfg.data.train_split)
+
+
+def open_validation(cfg: TrainConfig) -> ShardSet | None:
+    """The validation split; None when nothing was asked for and the training folder has none."""
+    if cfg.data.validation is not None:
+        return ShardSet(cfg.data.validation, cfg.data.validation_split)
+    splits = read_manifest(cfg.data.train)["splits"]
+    return ShardSet(cfg.data.train, cfg.data.validation_split) if cfg.data.validation_split in splits else None
+
+
+def training_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet, start_step: int) -> Iterator[Batch]:
+    """This rank's endless micro-batches from ``start_step`` on, on the CPU, not augmented."""
+    here = distributed.place()
+    _, accumulation = cfg.batch.cut(here.world_size)
+    loader = Loader(
+        _dataset(shards, sizes),
+        global_batch=cfg.batch.global_size,
+        seed=cfg.seed,
+        rank=here.rank,
+        ranks=here.world_size,
+        start_step=start_step,
+        micro_batches=accumulation,
+        workers=cfg.data.workers,
+    )
+    return iter(loader)
+
+
+def validation_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet) -> list[Batch]:
+    """This rank's share of the fixed validation batches. They are few and small, so they stay in memory."""
+    here = distributed.place()
+    micro, _ = cfg.batch.cut(here.world_size)
+    loader = Loader(
+        _dataset(shards, sizes),
+        global_batch=micro * here.world_size,
+        seed=0,
+        rank=here.rank,
+        ranks=here.world_size,
+    )
+    batches = iter(loader)
+    return [next(batches) for _ in range(cfg.monitor.validation_batches)]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on ``device``; keys stay."""
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def augment(batch: Batch, cfg: AugmentConfig, random: torch.Generator) -> Batch:
+    """A training batch as it is seen this time: mirrored as a whole, then the driving side changed alone."""
+    if cfg.mirror:
+        batch = mirror(batch, random)
+    driving, joints, faces = augment_driving(
+        batch["driving"],
+        batch["driving_joints"],
+        batch["faces"],
+        random,
+        scale=cfg.scale,
+        shift=cfg.shift,
+        stretch=cfg.stretch,
+        colour=cfg.colour,
+    )
+    return {**batch, "driving": driving, "driving_joints": joints, "faces": faces}
+
+
+def check_size(shards: ShardSet, sizes: AnimatorConfig) -> None:
+    """Raises InputError unless a split's first sample has the frames and pixels that the model takes."""
+    _dataset(shards, sizes)[0]
+
+
+def check_geometry(cfg: TrainConfig, ranks: int) -> None:
+    """Raises InputError unless the global batch divides over the ranks and micro-batches."""
+    if cfg.batch.cut(ranks) == (0, 0):
+        micro = f" in micro-batches of {cfg.batch.micro_size}" if cfg.batch.micro_size else ""
+        raise InputError(
+            f"batch.global_size: {cfg.batch.global_size} does not divide over {ranks} ranks{micro}; "
+            f"use a multiple of {ranks * (cfg.batch.micro_size or 1)}"
+        )
+
+
+def _dataset(shards: ShardSet, sizes: AnimatorConfig) -> SampleDataset:
+    return SampleDataset(shards, frames=sizes.frames, height=sizes.height, width=sizes.width)

@@ -1,0 +1,232 @@
+"""What each stage minimises (METHOD.md, "The curriculum"), and the one module that the engine wraps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from imanim.config import opt
+from imanim.data.augment import augment_driving
+from imanim.data.stream import Batch
+from imanim.errors import InputError
+from imanim.models.animator import Animator, MotionTokens
+from imanim.models.autoencoder import encode_image, encode_video
+from imanim.models.denoiser import PREDICTIONS
+from imanim.models.joints import heatmap_loss, joint_error, joint_weight, read_out
+from imanim.models.quantizer import usage
+from imanim.training import flow
+
+
+@dataclass
+class ObjectiveConfig:
+    """Weights of the losses."""
+
+    frames_per_clip: int = opt(4, "stage 1: random frames taken of each driving clip, and as many of its target")
+    vq_start_fraction: float = opt(
+        0.35,
+        "stage 1: this fraction of the steps without the codebook, which then starts from data; 0 when starting from weights",
+    )
+    coordinates: float = opt(
+        8.0, "weight of the L1 distance of the read-out joints, beside the heatmaps' cross-entropy"
+    )
+    patch_joints: float = opt(
+        1.0, "stage 1, and 3 when the encoder trains: heatmaps read straight from the patch tokens"
+    )
+    identity_joints: float = opt(0.5, "stages 2 and 3: the character image's own joints, read from its identity tokens")
+    joints: float = opt(0.05, "stage 3: the heatmap term beside the flow matching loss")
+    sigma_mean: float = opt(0.3, "stage 3: mean of the logit-normal noise levels")
+    sigma_std: float = opt(1.0, "stage 3: their standard deviation")
+    shift: float = opt(1.0, "stage 3: shift of the noise levels towards 1; larger for larger videos (Wan: 3 to 5)")
+    sigma_floor: float = opt(0.25, "stage 3, prediction x0: the squared error is weighted 1 / max(sigma, this)")
+
+    def problems(self) -> list[str]:
+        names = ("coordinates", "patch_joints", "identity_joints", "joints")
+        found = [f"{n}: {getattr(self, n)} must not be negative" for n in names if getattr(self, n) < 0]
+        positive = ("sigma_std", "shift", "sigma_floor")
+        found += [f"{n}: {getattr(self, n)} must be above 0" for n in positive if getattr(self, n) <= 0]
+        if self.frames_per_clip < 1:
+            found.append(f"frames_per_clip: {self.frames_per_clip} must be at least 1")
+        if not 0 <= self.vq_start_fraction < 1:
+            found.append(f"vq_start_fraction: {self.vq_start_fraction} must lie in [0, 1)")
+        return found
+
+
+class Losses(NamedTuple):
+    """The scalar to minimise, and detached scalars to look at: losses, ``*_error`` in % of the image height, codebook use."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+class Context(NamedTuple):
+    """What an objective computes with. ``progress``: fraction of the run's steps already taken, in [0,1]."""
+
+    animator: Animator
+    vae: Any
+    cfg: ObjectiveConfig
+    generator: torch.Generator
+    progress: float
+    training: bool
+
+
+def stage1(batch: Batch, at: Context) -> Losses:
+    """Heatmaps of single frames from their motion tokens, from their patch tokens, and the commitment loss.
+
+    Driver and target of a pair are both people whose joints are known, so both are read.
+    """
+    frames, joints = _some_frames(batch, at)
+    weight = joint_weight(joints)
+    square = at.animator.to_square(joints[..., :2])
+    vq = at.progress >= at.cfg.vq_start_fraction
+    motion = at.animator.motion_tokens(frames, vq=vq, generator=at.generator)
+    heat = at.animator.read_motion_joints(motion.z)
+    patch_heat = at.animator.read_patch_joints(motion)
+    heat_loss = heatmap_loss(heat, square, weight, coordinates=at.cfg.coordinates)
+    patch_loss = heatmap_loss(patch_heat, square, weight, coordinates=0.0)
+    total = heat_loss + at.cfg.patch_joints * patch_loss + motion.vq_loss
+    size = (at.animator.config.height, at.animator.config.width)
+    terms = {
+        "heatmap": heat_loss,
+        "patch_heatmap": patch_loss,
+        "vq": motion.vq_loss,
+        "joint_error": joint_error(at.animator.motion_joints_in_frame(heat), joints[..., :2], weight, *size),
+        "patch_joint_error": joint_error(
+            at.animator.motion_joints_in_frame(patch_heat), joints[..., :2], weight, *size
+        ),
+        **_code_terms(at, motion),
+    }
+    return _losses(total, terms)
+
+
+def stage2(batch: Batch, at: Context) -> Losses:
+    """Heatmaps of the character performing the driver's motion, from the retargeted tokens."""
+    identity = encode_image(at.vae, batch["identity"])
+    motion = at.animator.motion_tokens(batch["driving"], generator=at.generator)
+    tokens, identity_heat = at.animator.retarget_with_identity(motion.z, identity)
+    total, terms = _retarget_losses(batch, at, tokens, identity_heat)
+    return _losses(total, {**terms, **_code_terms(at, motion)})
+
+
+def stage3(batch: Batch, at: Context) -> Losses:
+    """Flow matching of the target's latents, with the heatmap terms as intermediate supervision."""
+    animator, cfg = at.animator, at.cfg
+    identity = encode_image(at.vae, batch["identity"])
+    x0 = encode_video(at.vae, batch["target"])
+    motion = animator.motion_tokens(batch["driving"], generator=at.generator)
+    tokens, identity_heat = animator.retarget_with_identity(motion.z, identity)
+    expression = animator.express(batch["driving"], batch["faces"]) if animator.expression is not None else None
+
+    sigma = flow.draw_sigma(len(x0), at.generator, mean=cfg.sigma_mean, std=cfg.sigma_std, shift=cfg.shift).to(x0)
+    noise = torch.randn(x0.shape, generator=at.generator).to(x0)
+    noisy = flow.add_noise(x0, noise, sigma)
+    out = animator.denoise(noisy, sigma, identity, tokens, expression)
+    prediction = animator.config.denoiser.prediction
+    flow_loss = flow.LOSSES[prediction](out, x0, noise, sigma, cfg.sigma_floor).mean()
+
+    joint_loss, terms = _retarget_losses(batch, at, tokens, identity_heat)
+    total = flow_loss + cfg.joints * joint_loss
+    if animator.modes["tokenizer_encoder"] == "train":
+        total = total + motion.vq_loss + cfg.joints * cfg.patch_joints * _driver_loss(batch, at, motion)
+    _, to_x0 = PREDICTIONS[prediction]
+    latent_error = (to_x0(out.detach().float(), noisy, sigma.view(-1, 1, 1, 1, 1)) - x0).pow(2).mean()
+    return _losses(total, {"flow": flow_loss, "latent_mse": latent_error, **terms, **_code_terms(at, motion)})
+
+
+STAGES: dict[int, Callable[[Batch, Context], Losses]] = {1: stage1, 2: stage2, 3: stage3}
+
+
+class TrainingModule(nn.Module):
+    """The one module the engine wraps: the animator under a stage's objective.
+
+    Args:
+        animator: with the parts the stage needs; its modes already set.
+        stage: 1, 2 or 3.
+        cfg: weights of the losses.
+        total_steps: steps of the whole run (the codebook starts at a fraction of them).
+        vae: the frozen autoencoder, needed by stages 2 and 3. Held outside the parameters: the engine must not see it.
+    """
+
+    def __init__(
+        self, animator: Animator, stage: int, cfg: ObjectiveConfig, *, total_steps: int, vae: nn.Module | None = None
+    ):
+        super().__init__()
+        if stage not in STAGES:
+            raise InputError(f"stage: {stage} is unknown; use one of {', '.join(map(str, STAGES))}")
+        if stage > 1 and vae is None:
+            raise InputError(
+                f"stage {stage} needs the autoencoder; load it with load_autoencoder(animator.config.autoencoder)"
+            )
+        self.animator, self.stage, self.cfg, self.total_steps = animator, stage, cfg, total_steps
+        self._outside: list[nn.Module | None] = [vae]
+
+    @property
+    def vae(self) -> nn.Module | None:
+        """The autoencoder, or None in stage 1."""
+        return self._outside[0]
+
+    def forward(self, batch: Batch, generator: torch.Generator, step: int) -> Losses:
+        """A batch's losses (see imanim.data.stream.Batch) at a step (0 = the first). ``generator`` is a CPU one.
+
+        The driving side comes augmented already; stage 1 augments the target's frames itself while training.
+        """
+        vae = self.vae
+        if vae is not None:
+            vae.to(batch["driving"].device)
+        progress = min(1.0, step / max(1, self.total_steps))
+        return STAGES[self.stage](batch, Context(self.animator, vae, self.cfg, generator, progress, self.training))
+
+
+def _some_frames(batch: Batch, at: Context) -> tuple[Tensor, Tensor]:
+    """A few frames of every driving and target clip [2B,n,3,H,W] and their joints [2B,n,J,3]."""
+    clips, frames = batch["driving"].shape[:2]
+    picks = torch.rand(2 * clips, frames, generator=at.generator).argsort(-1)[:, : at.cfg.frames_per_clip]
+    rows, picks = torch.arange(clips)[:, None], picks.to(batch["driving"].device)
+    driving, joints = batch["driving"][rows, picks[:clips]], batch["driving_joints"][rows, picks[:clips]]
+    target, target_joints = batch["target"][rows, picks[clips:]], batch["joints"][rows, picks[clips:]]
+    if at.training:
+        boxes = target.new_zeros(*target.shape[:2], 4)
+        target, target_joints, _ = augment_driving(target, target_joints, boxes, at.generator)
+    return torch.cat([driving, target]), torch.cat([joints, target_joints])
+
+
+def _retarget_losses(
+    batch: Batch, at: Context, tokens: Tensor, identity_heat: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The character's joints in every frame, and in its own image."""
+    truth, size = batch["joints"], (at.animator.config.height, at.animator.config.width)
+    weight, own_weight = joint_weight(truth), joint_weight(batch["identity_joints"])
+    heat = at.animator.read_joints(tokens, truth.shape[1])
+    joint_loss = heatmap_loss(heat, truth[..., :2], weight, coordinates=at.cfg.coordinates)
+    own = batch["identity_joints"][..., :2]
+    own_loss = heatmap_loss(identity_heat, own, own_weight, coordinates=at.cfg.coordinates)
+    terms = {
+        "heatmap": joint_loss,
+        "identity_heatmap": own_loss,
+        "joint_error": joint_error(read_out(heat), truth[..., :2], weight, *size),
+        "identity_joint_error": joint_error(read_out(identity_heat), own, own_weight, *size),
+    }
+    return joint_loss + at.cfg.identity_joints * own_loss, terms
+
+
+def _driver_loss(batch: Batch, at: Context, motion: MotionTokens) -> Tensor:
+    """The driver's own joints from the patch tokens: they hold the encoder to the pose while the video loss moves it."""
+    joints = batch["driving_joints"]
+    square = at.animator.to_square(joints[..., :2])
+    return heatmap_loss(at.animator.read_patch_joints(motion), square, joint_weight(joints), coordinates=0.0)
+
+
+def _code_terms(at: Context, motion: MotionTokens) -> dict[str, Tensor]:
+    """Codebook use of the batch in % and perplexity; 0 while tokens are continuous."""
+    if motion.indices is None:
+        nothing = motion.z.new_zeros(())
+        return {"codes_used": nothing, "code_perplexity": nothing}
+    used, perplexity = usage(motion.indices, at.animator.config.tokenizer.codes)
+    return {"codes_used": used, "code_perplexity": perplexity}
+
+
+def _losses(total: Tensor, terms: dict[str, Tensor]) -> Losses:
+    return Losses(total, {name: value.detach() for name, value in terms.items()})

@@ -1,0 +1,142 @@
+"""Weights into a run and out of it: the model a stage starts with, and the ``save_pretrained`` folder it leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import imanim
+from imanim import config, distributed
+from imanim.data.shards import ShardSet
+from imanim.errors import InputError
+from imanim.models import files
+from imanim.models.animator import Animator, initialise_joint_prior
+from imanim.models.config import AnimatorConfig
+from imanim.models.joints import joint_weight
+from imanim.training import checkpoint
+from imanim.training.config import TrainConfig
+from imanim.training.ema import Ema
+from imanim.training.engine import full_weights
+
+MODEL = "model"
+"""The folder in a run's output that holds its exported weights."""
+
+
+def sources(cfg: TrainConfig) -> list[Path]:
+    """The ``save_pretrained`` folders that ``init_from`` names: each a run folder (its ``model/``) or such a folder itself.
+
+    Raises:
+        InputError: one of them holds no weights.
+    """
+    found = []
+    for text in (cfg.init_from or "").split(","):
+        if not text.strip():
+            continue
+        folder = Path(text.strip())
+        inner = folder / MODEL if (folder / MODEL / files.INDEX).is_file() else folder
+        if not (inner / files.INDEX).is_file():
+            why = "no such folder" if not folder.exists() else f"holds neither {MODEL}/{files.INDEX} nor {files.INDEX}"
+            raise InputError(
+                f"init_from: {folder}: {why}; give a finished run's folder or one that save_pretrained wrote"
+            )
+        found.append(inner)
+    return found
+
+
+def model_config(cfg: TrainConfig) -> AnimatorConfig:
+    """The model's sizes: those of ``model``, else of the run being continued, else of ``init_from``'s first folder."""
+    if cfg.model is not None:
+        return config.load(AnimatorConfig, cfg.model)
+    begun = checkpoint.newest(cfg.output)
+    if begun is not None:
+        return config.from_dict(AnimatorConfig, begun.state["model"], name=str(begun.path))
+    return files.read_index(sources(cfg)[0]).config
+
+
+def build(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet | None) -> tuple[Animator, dict[str, str]]:
+    """Builds this stage's parts, the same on every rank, and gives them the weights they start with.
+
+    Args:
+        shards: the training data, whose joints set the start of parts that are new (see ``initialise_joint_prior``); None on
+            resume and in a dry run, where it does not matter.
+
+    Returns:
+        the animator, its parts frozen as the curriculum says, and part -> where its weights come from.
+
+    Raises:
+        InputError: a tensor of ``init_from`` has another shape, or a frozen part has no weights.
+    """
+    torch.manual_seed(cfg.seed)
+    animator = Animator(sizes, cfg.parts.built())
+    if shards is not None:
+        joints = sample_joints(shards)
+        initialise_joint_prior(animator, joints, joint_weight(joints))
+    origin = dict.fromkeys(animator.parts, "new")
+    for folder in sources(cfg):
+        missing = [name for name in animator.parts if origin[name] == "new"]
+        for name in animator.load_parts(folder, missing, strict=False) if missing else []:
+            origin[name] = str(folder)
+    untaught = [name for name, part in cfg.parts.items() if part.mode == "frozen" and origin[name] == "new"]
+    if untaught:
+        raise InputError(
+            f"parts.{untaught[0]}: frozen, but init_from ({cfg.init_from}) has no weights for it; train it, or add a folder "
+            "that has it"
+        )
+    animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
+    return animator, origin
+
+
+def sample_joints(shards: ShardSet, clips: int = 64) -> Tensor:
+    """Joints [M,J,3] of up to ``clips`` clips spread evenly over a split: enough for where a joint is on average."""
+    count = min(clips, len(shards))
+    found = []
+    for i in np.linspace(0, len(shards) - 1, count).astype(int):
+        _, members = shards.read(int(i))
+        found.append(np.load(io.BytesIO(members["joints.npy"]), allow_pickle=False).astype(np.float32))
+    return torch.from_numpy(np.concatenate(found))
+
+
+def export(engine: Any, animator: Animator, output: str | Path, record: Mapping[str, Any], ema: Ema | None) -> Path:
+    """Writes ``output/model``: every part of this stage, frozen ones included, as plain float32 weights. Collective.
+
+    Args:
+        animator: inside ``engine``, its parameters possibly cut over the ranks.
+        ema: when given, its averages take the place of the trained weights.
+        record: what made these weights, kept in the index.
+    """
+    folder = Path(output) / MODEL
+    first = distributed.place().is_first
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in animator.parts}
+    for name, value in full_weights(engine, animator, ema.shards if ema is not None else None):
+        if first:
+            part, _, inner = name.partition(".")
+            parts[part][inner] = value
+    if first:
+        files.save(folder, animator.config, parts, dict(record))
+    distributed.barrier()
+    return folder
+
+
+def provenance(cfg: TrainConfig, sizes: AnimatorConfig) -> dict[str, Any]:
+    """What made some weights: the run's settings, the model's sizes, the versions of what computed them. JSON values."""
+    versions = {name: metadata.version(name) for name in ("torch", "deepspeed", "diffusers")}
+    return {
+        "config": config.to_dict(cfg),
+        "model": config.to_dict(sizes),
+        "versions": {"imanim": imanim.__version__, **versions},
+    }
+
+
+def data_fingerprint(shards: ShardSet) -> str:
+    """Names a split by content: the hash of its shards' hashes. Moving the folder does not change it."""
+    content = json.dumps(shards.manifest["splits"][shards.split], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

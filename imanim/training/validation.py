@@ -1,0 +1,122 @@
+"""Measured and shown on held-out samples while a run trains: the same samples and the same noise every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imanim import clock, distributed
+from imanim.data.stream import Batch
+from imanim.models.autoencoder import decode_video, encode_image
+from imanim.training import batches, pictures
+from imanim.training.config import TrainConfig
+from imanim.training.engine import arithmetic
+from imanim.training.flow import euler
+from imanim.training.objective import TrainingModule
+
+
+@torch.no_grad()
+def measure(engine: Any, held_out: list[Batch], cfg: TrainConfig, device: torch.device, step: int) -> dict[str, float]:
+    """The mean of each loss and metric over the held-out batches of all ranks. ``step`` sets the phase, not the noise."""
+    here, sums = distributed.place(), dict[str, float]()
+    with evaluating(engine):
+        for i, batch in enumerate(held_out):
+            random = batches.random_source(cfg.seed, 0, batches.VALIDATION + i * here.world_size + here.rank)
+            losses = engine(batches.to_device(batch, device), random, step)
+            for name, value in {"loss": losses.total, **losses.terms}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(held_out)
+    return distributed.mean_over_ranks(sums, device)
+
+
+@torch.no_grad()
+def filmstrips(
+    engine: Any, module: TrainingModule, batch: Batch, cfg: TrainConfig, device: torch.device
+) -> list[np.ndarray]:
+    """One picture a sample (up to ``picture_samples``): what the model was shown, what it says, the truth.
+
+    Every rank runs the model (ZeRO-3 gathers weights from all of them); only the first rank's pictures are used.
+    """
+    few = {name: value[: cfg.monitor.picture_samples] for name, value in batch.items()}
+    few = batches.to_device(few, device)
+    with evaluating(engine), arithmetic(cfg, device):
+        rows = ROWS[cfg.stage](module, few, cfg)
+    still = None if cfg.stage == 1 else few["identity"]
+    return [
+        pictures.filmstrip({name: row[i] for name, row in rows.items()}, None if still is None else still[i])
+        for i in range(len(few["keys"]))
+    ]
+
+
+def motion_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[str, Tensor]:
+    """Stage 1: the driver and the joints that its motion tokens carry. Rows of clips [B,T,3,H,W]."""
+    animator = module.animator
+    # Before the codebook has started, tokens are continuous; codes would be noise.
+    started = bool(animator.part("codebook").ready)
+    logits = animator.read_motion_joints(animator.motion_tokens(batch["driving"], vq=started).z)
+    height, width = batch["driving"].shape[-2:]
+    heat = pictures.square_to_frame_area(as_heat(logits).flatten(0, 1), height, width)
+    driving = batch["driving"]
+    return {
+        "driver": driving,
+        "read from the motion tokens": _over(driving, heat),
+        "truth": _over(driving, pictures.true_heat(batch["driving_joints"].flatten(0, 1), *_cells(height, width))),
+    }
+
+
+def retargeted_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[str, Tensor]:
+    """Stage 2: the driver and the character's joints that the retargeted tokens carry, over the true video."""
+    animator, target, vae = module.animator, batch["target"], cast(Any, module.vae)
+    identity = encode_image(vae, batch["identity"])
+    tokens = animator.retarget(animator.motion_tokens(batch["driving"]).z, identity)
+    heat = as_heat(animator.read_joints(tokens, target.shape[1])).flatten(0, 1)
+    return {
+        "driver": batch["driving"],
+        "retargeted to the character": _over(target, heat),
+        "truth": _over(target, pictures.true_heat(batch["joints"].flatten(0, 1), *heat.shape[-2:])),
+    }
+
+
+def video_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[str, Tensor]:
+    """Stage 3: the driver, the generated video, the true one."""
+    animator, target, vae = module.animator, batch["target"], cast(Any, module.vae)
+    sizes = animator.config
+    identity = encode_image(vae, batch["identity"])
+    conditions = animator.conditions(batch["driving"], batch["faces"], identity)
+    random = batches.random_source(cfg.seed, 0, batches.VALIDATION)
+    shape = (len(target), sizes.latent_channels, clock.latent_frames(target.shape[1]), *sizes.latent_size)
+    noise = torch.randn(shape, generator=random).to(target.device)
+    latents = euler(lambda x, sigma: animator.velocity(x, sigma, conditions), noise, cfg.monitor.sampling_steps)
+    return {"driver": batch["driving"], "generated": decode_video(vae, latents), "truth": target}
+
+
+ROWS = {1: motion_rows, 2: retargeted_rows, 3: video_rows}
+"""What each stage has to show."""
+
+
+@contextmanager
+def evaluating(engine: Any) -> Iterator[None]:
+    """Evaluation mode: the codebook must not move."""
+    engine.eval()
+    try:
+        yield
+    finally:
+        engine.train()
+
+
+def as_heat(logits: Tensor) -> Tensor:
+    """Logits [...,rows,cols] as distributions over the cells."""
+    return logits.float().flatten(-2).softmax(-1).view(logits.shape)
+
+
+def _over(frames: Tensor, heat: Tensor) -> Tensor:
+    return pictures.heat_over(frames.flatten(0, 1), heat).view(frames.shape)
+
+
+def _cells(height: int, width: int) -> tuple[int, int]:
+    """A grid of about 4-pixel cells for the truth."""
+    return max(8, height // 4), max(8, width // 4)

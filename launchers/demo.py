@@ -1,0 +1,272 @@
+"""The whole way in one command: `python launchers/demo.py` (or `make demo`)."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from imanim import cli, config
+from imanim.config import opt, req
+from imanim.data.files import read_json, write_atomic, write_json
+from imanim.errors import InputError
+from imanim.inference import PACKAGED_MODEL, find_model
+
+DESCRIPTION = """Generates people, trains the three stages, animates unseen characters by unseen drivers, measures, reports.
+
+  make demo
+  python launchers/demo.py --character me.png --driving dance.mp4 --output runs/mine
+
+The same command again continues: finished steps are skipped. `--fresh` starts over. Everything is written below --output;
+the report is OUTPUT/report.html."""
+
+REPORT = "report.html"
+
+
+@dataclass
+class StepConfig:
+    """A launcher's configuration and what the demo changes in it."""
+
+    config: str = req("configuration file")
+    overrides: list[str] = opt([], "key=value settings laid over it")
+    max_minutes: float | None = opt(None, "a training stage stops after so long on a slow machine; null = no limit")
+
+
+@dataclass
+class DemoConfig:
+    """What the demo does."""
+
+    data: StepConfig = req("Doubles to generate")
+    stages: list[StepConfig] = req("training stages, in order")
+    evaluation: StepConfig = req("measurement")
+    output: str = opt("runs/demo", "folder for everything the demo makes")
+    minutes: float = opt(
+        5.0, "about how long the stages train together on two cores; --minutes scales their max_steps by it"
+    )
+    training_overrides: list[str] = opt([], "settings for every stage")
+    ranks: int = opt(2, "training processes")
+
+    def problems(self) -> list[str]:
+        found = [] if self.stages else ["stages: none given"]
+        if self.minutes <= 0 or self.ranks < 1:
+            found.append(f"minutes {self.minutes}, ranks {self.ranks}: must be above 0")
+        return found
+
+
+def main(argv: list[str]) -> int:
+    args = _parse(argv)
+    if args.settings:
+        print(config.help_text(DemoConfig))
+        return 0
+    cfg = config.load(DemoConfig, args.config or ROOT / "configs/demo.yaml", args.overrides)
+    output = Path(args.output or cfg.output).resolve()
+    plan = _plan(args, cfg, output)
+    if args.dry_run:
+        for name, command in plan.items():
+            print(f"{name}: {' '.join(command)}")
+        return 0
+    if args.fresh and output.is_dir():
+        if not (output / "steps").is_dir():
+            raise InputError(f"{output}: --fresh would delete it, but no demo wrote it; choose another --output")
+        shutil.rmtree(output)
+    started = time.monotonic()
+    seconds = {
+        name: _run(name, command, output, f"{i + 1}/{len(plan)}") for i, (name, command) in enumerate(plan.items())
+    }
+    page = _report(args, cfg, output, seconds)
+    print(f"\nreport: {page}  (this run {time.monotonic() - started:.0f} s, all steps {sum(seconds.values()):.0f} s)")
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    p = cli.parser(DESCRIPTION)
+    p.add_argument("--output", metavar="DIR", help="folder for everything (default: the configuration's, runs/demo)")
+    p.add_argument("--character", metavar="IMAGE", help="also animate this person")
+    p.add_argument("--driving", metavar="VIDEO", help="by this video")
+    p.add_argument("--minutes", type=float, help="train about so long instead of the configuration's minutes")
+    p.add_argument("--fresh", action="store_true", help="delete what an earlier demo left and start over")
+    p.add_argument("--settings", action="store_true", help="list every setting with its default and meaning")
+    args = cli.parse(p, argv)
+    if (args.character is None) != (args.driving is None):
+        raise InputError("--character and --driving: give both or none")
+    for path in (args.character, args.driving):
+        if path is not None and not Path(path).is_file():
+            raise InputError(f"{path}: no such file; check the path")
+    if args.minutes is not None and args.minutes <= 0:
+        raise InputError(f"--minutes {args.minutes}: must be above 0")
+    return args
+
+
+# -------------------------------------------------------------------------------------------------------- the steps
+
+
+def _plan(args: argparse.Namespace, cfg: DemoConfig, output: Path) -> dict[str, list[str]]:
+    """Step name to its command, in order. Paths are absolute: commands run in the repository's root."""
+    python = sys.executable
+    data, shipped = output / "data", _shipped()
+    plan = {"data": [python, "launchers/preprocess.py", *_settings(cfg.data), f"output={data}"]}
+    scale = 1.0 if args.minutes is None else args.minutes / cfg.minutes
+    before: list[str] = []
+    for i, stage in enumerate(cfg.stages):
+        name = f"stage{i + 1}"
+        sources = [*before[-1:], *([shipped] if shipped else [])]
+        settings = [
+            *cfg.training_overrides,
+            *_scaled(_settings(stage), scale),
+            f"data.train={data}",
+            f"output={output / name}",
+        ]
+        settings += [f"init_from='{','.join(sources)}'"] if sources else []
+        if stage.max_minutes is not None:
+            settings.append(f"max_minutes={stage.max_minutes * max(1.0, scale)}")
+        plan[name] = [*_deepspeed(cfg.ranks), "launchers/train.py", *settings]
+        before.append(str(output / name))
+    measure = [python, "launchers/evaluate.py", *_settings(cfg.evaluation), f"data={data}"]
+    plan["evaluation"] = [*measure, f"model={before[-1]}", f"output={output / 'evaluation'}"]
+    if shipped:
+        plan["evaluation of the shipped weights"] = [
+            *measure,
+            f"model={shipped}",
+            f"output={output / 'evaluation_shipped'}",
+        ]
+    if args.character is not None:
+        plan["animation"] = [
+            *(python, "launchers/animate.py", "--character", str(Path(args.character).resolve())),
+            *("--driving", str(Path(args.driving).resolve()), "--model", before[-1]),
+            *("--output", str(output / "animation.mp4"), "--background", "white", "--overwrite"),
+        ]
+    return plan
+
+
+def _settings(step: StepConfig) -> list[str]:
+    return ["--config", str(ROOT / step.config), *step.overrides]
+
+
+def _scaled(settings: list[str], scale: float) -> list[str]:
+    """The settings with max_steps multiplied."""
+    name = "max_steps="
+    return [f"{name}{max(1, round(int(s.removeprefix(name)) * scale))}" if s.startswith(name) else s for s in settings]
+
+
+def _shipped() -> str | None:
+    """The packaged weights, when there are any."""
+    return str(find_model(None)) if PACKAGED_MODEL.is_dir() else None
+
+
+def _deepspeed(ranks: int) -> list[str]:
+    """The deepspeed launcher with this interpreter (what the command `deepspeed` runs)."""
+    return [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", str(ranks), "--master_port", "{port}"]
+
+
+def _run(name: str, command: list[str], output: Path, place: str) -> float:
+    """Runs a step unless this very command was finished before; returns the seconds it took.
+
+    Raises:
+        InputError: the step failed; its own message stands above.
+    """
+    slug = name.replace(" ", "_")
+    record = output / "steps" / f"{slug}.json"
+    fingerprint = hashlib.sha256(json.dumps(command).encode()).hexdigest()
+    known = read_json(record) if record.is_file() else {}
+    if known.get("fingerprint") == fingerprint and known.get("done"):
+        print(f"[{place}] {name}: done before ({known['seconds']:.0f} s)", flush=True)
+        return known["seconds"]
+    if known and known.get("fingerprint") != fingerprint:
+        shutil.rmtree(output / slug, ignore_errors=True)  # of other settings: nothing in it may be continued
+    print(f"\n[{place}] {name}: {' '.join(command)}", flush=True)
+    state: dict[str, Any] = {"command": command, "fingerprint": fingerprint}
+    earlier_sec = known.get("seconds", 0.0) if known.get("fingerprint") == fingerprint else 0.0
+    write_json(record, {**state, "done": False, "seconds": earlier_sec})
+    started = time.monotonic()
+    try:
+        code = _tee([word.replace("{port}", str(_free_port())) for word in command], output / "steps" / f"{slug}.log")
+    finally:
+        seconds = earlier_sec + time.monotonic() - started
+        write_json(record, {**state, "done": False, "seconds": seconds})
+    if code:
+        raise InputError(
+            f"demo: step {name} failed with code {code} (log: {output / 'steps' / slug}.log); mend it, run again"
+        )
+    write_json(record, {**state, "done": True, "seconds": seconds})
+    print(f"[{place}] {name}: {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def _tee(command: list[str], log: Path) -> int:
+    """Runs a command in the repository's root, showing and keeping what it says; returns its exit code."""
+    # One thread a process: the ranks share the cores (two threads each on two cores are ten times slower).
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
+    with open(log, "ab") as kept:
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert child.stdout is not None
+        try:
+            while chunk := os.read(child.stdout.fileno(), 65536):
+                kept.write(chunk)
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.flush()
+            return child.wait()
+        except BaseException:
+            # An interrupt reaches the whole foreground group; otherwise the child must not outlive us.
+            child.terminate()
+            child.wait()
+            raise
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# ------------------------------------------------------------------------------------------------------- the report
+
+
+def _report(args: argparse.Namespace, cfg: DemoConfig, output: Path, seconds: dict[str, float]) -> Path:
+    from evaluation.benchmark import RESULT
+    from evaluation.demo_report import DemoFacts, demo_page
+    from imanim.training.monitor import read_metrics
+
+    before, own = output / "evaluation_shipped" / RESULT, output / "animation.mp4"
+    facts = DemoFacts(
+        result=read_json(output / "evaluation" / RESULT),
+        evaluation_output=output / "evaluation",
+        before=read_json(before) if before.is_file() else None,
+        animations=[("Your own", Path(args.character), Path(args.driving), own)] if args.character else [],
+        metrics={f"stage {i + 1}": read_metrics(output / f"stage{i + 1}") for i in range(len(cfg.stages))},
+        seconds={**seconds, "together": sum(seconds.values())},
+        about=_about(cfg),
+    )
+    page = output / REPORT
+    write_atomic(page, demo_page(facts).encode())
+    return page
+
+
+def _about(cfg: DemoConfig) -> dict[str, str]:
+    packages = ("imanim", "torch", "deepspeed", "diffusers", "numpy", "av", "warp-lang", "scikit-image")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "from the source tree" if package == "imanim" else "not installed"
+    stages = "; ".join(" ".join([Path(s.config).name, *s.overrides]) for s in cfg.stages)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"machine": machine, **versions, "data": " ".join([cfg.data.config, *cfg.data.overrides]), "stages": stages}
+
+
+if __name__ == "__main__":
+    cli.run(main)

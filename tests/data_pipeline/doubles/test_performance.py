@@ -1,0 +1,132 @@
+"""Performing: planted feet stay, nothing sinks into the floor or the body, and the motion is the same on every body."""
+
+import numpy as np
+import pytest
+
+from data_pipeline.doubles.bodies import Body, Skeleton, load_asset
+from data_pipeline.doubles.motions import KINDS, Motion
+from data_pipeline.doubles.motions import rotations as rot
+from data_pipeline.doubles.performance import Performer
+from data_pipeline.doubles.takes import make_identity
+from imanim.data.sample import JOINTS
+
+FPS = 12.0
+HEAVY = {"gender": 0.7, "age": 0.7, "muscle": 0.2, "weight": 1.0, "height": 0.5, "proportions": 0.5}
+
+
+def people() -> list[Performer]:
+    return [Performer(Body(p)) for p in (make_identity(3).phenotype, make_identity(8).phenotype, HEAVY)]
+
+
+PEOPLE = people()
+
+
+def skeleton(person: Performer, motion: Motion) -> Skeleton:
+    p = person.perform(motion)
+    assert p.deltas.shape == (motion.frames, 104, 3, 3) and p.root.shape == (motion.frames, 3)
+    return person.body.joints_only(p.deltas, p.root, p.expressions)
+
+
+def sole_speeds(soles: np.ndarray) -> np.ndarray:
+    """Horizontal speeds, m/s, of sole points [T,8,3] that touch the floor (12 mm) in two frames on end."""
+    speed = np.linalg.norm(np.diff(soles[..., :2], axis=0), axis=-1) * FPS
+    touching = soles[..., 2] < 0.012
+    return speed[touching[1:] & touching[:-1]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_standing_feet_do_not_skate_and_no_sole_sinks(kind: str) -> None:
+    speeds = []
+    for seed in (1, 2):
+        for person in PEOPLE:
+            soles = skeleton(person, Motion(kind, seed)).soles
+            assert soles[..., 2].min() > -0.012, f"sole {soles[..., 2].min():.3f} m under the floor"
+            speeds.append(sole_speeds(soles))
+    assert np.concatenate(speeds).size > 20
+    assert np.concatenate(speeds).mean() < 0.03
+
+
+def test_somebody_always_stands_somewhere_unless_they_leap() -> None:
+    for kind in ("walk", "march", "dance", "kick", "turn"):
+        for person in PEOPLE:
+            assert (skeleton(person, Motion(kind, 4)).soles[..., 2].min(1) < 0.02).all(), kind
+    assert (skeleton(PEOPLE[0], Motion("hop", 4, frames=25)).soles[..., 2].min(1) > 0.05).any()
+
+
+def test_rotations_are_rotations_and_joints_do_not_jump() -> None:
+    for kind in KINDS:
+        p = PEOPLE[2].perform(Motion(kind, 6, fps=96.0, frames=41))
+        gram = p.deltas @ np.swapaxes(p.deltas, -1, -2)
+        np.testing.assert_allclose(gram, np.broadcast_to(np.eye(3), gram.shape), atol=1e-4)
+        k = PEOPLE[2].body.joints_only(p.deltas, p.root).keypoints
+        assert np.linalg.norm(np.diff(k, axis=0), axis=-1).max() < 0.12, kind  # m in 1/96 s: 11 m/s
+
+
+def test_knees_and_elbows_bend_the_human_way() -> None:
+    for kind in ("squat", "walk", "lunge", "kick"):
+        for person in PEOPLE:
+            k = skeleton(person, Motion(kind, 2)).keypoints
+            for side in "lr":
+                hip, knee, ankle, toe = (k[:, JOINTS.index(f"{side}_{j}")] for j in ("hip", "knee", "ankle", "toe"))
+                bend = knee - (hip + ankle) / 2  # points to where the knee sticks out
+                bent = np.linalg.norm(bend, axis=-1) > 0.06
+                assert ((bend * (toe - ankle)).sum(-1)[bent] > 0).mean() > 0.9, kind
+
+
+def test_left_stays_left() -> None:
+    k = skeleton(PEOPLE[0], Motion("squat", 1)).keypoints
+    across = k[:, JOINTS.index("l_hip")] - k[:, JOINTS.index("r_hip")]
+    front = k[:, JOINTS.index("l_toe")] - k[:, JOINTS.index("l_ankle")]
+    up = np.cross(front, across)  # front x left points up: -y cross x = z
+    assert (up[:, 2] > 0).all()
+
+
+def test_the_same_motion_gives_the_same_arm_directions_on_lean_bodies() -> None:
+    a, b = (skeleton(p, Motion("jacks", 3)).keypoints for p in PEOPLE[:2])
+
+    def direction(k: np.ndarray) -> np.ndarray:
+        return rot.unit(k[:, JOINTS.index("l_wrist")] - k[:, JOINTS.index("l_elbow")])
+
+    assert (direction(a) * direction(b)).sum(-1).min() > np.cos(np.deg2rad(12))
+
+
+def test_performing_is_a_pure_function() -> None:
+    one, two = (Performer(Body(HEAVY)).perform(Motion("gesture", 9)) for _ in range(2))
+    np.testing.assert_array_equal(one.deltas, two.deltas)
+    np.testing.assert_array_equal(one.root, two.root)
+
+
+def test_the_rest_pose_stands_on_the_floor() -> None:
+    for person in PEOPLE:
+        rest = person.rest()
+        soles = person.body.joints_only(rest.deltas, rest.root).soles
+        assert abs(soles[..., 2].min()) < 1e-3
+
+
+def winding(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Generalised winding number of points [P,3] in a nearly closed surface [F,3,3]: about 1 inside, 0 outside."""
+    v = triangles[None] - points[:, None, None]
+    a, b, c = (v[:, :, i] for i in range(3))
+    la, lb, lc = (np.linalg.norm(x, axis=-1) for x in (a, b, c))
+    top = (a * np.cross(b, c)).sum(-1)
+    below = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (a * c).sum(-1) * lb
+    return np.abs(np.arctan2(top, below).sum(1) / (2 * np.pi))
+
+
+def test_hands_do_not_pass_through_a_heavy_trunk() -> None:
+    asset = load_asset()
+    names = np.array(asset.bone_names)[np.asarray(asset.skin_weights.argmax(1)).ravel()]
+    trunk = [n.startswith(("root", "pelvis", "spine", "clavicle", "shoulder", "neck", "upperleg01")) for n in names]
+    cloth = asset.triangles[asset.groups == 5]
+    cloth = cloth[np.array(trunk)[cloth].all(1)]
+    hands = np.flatnonzero([n.startswith(("finger", "wrist")) for n in names])
+    hands = np.intersect1d(hands, np.unique(asset.triangles[asset.groups == 0]))[::40]
+    inside, frames, person = 0, 0, PEOPLE[2]
+    for kind in ("gesture", "talk", "walk", "idle", "bow", "dance"):
+        p = person.perform(Motion(kind, 3))
+        posed = person.body.pose(p.deltas[3::10], p.root[3::10])
+        for vertices in posed.vertices:
+            frames += 1
+            inside += bool((winding(vertices[hands], vertices[cloth]) > 0.5).any())
+    assert winding(person.body.rest_vertices[None].mean(1), person.body.rest_vertices[cloth]) > 0.5  # it does measure
+    assert inside / frames < 0.1

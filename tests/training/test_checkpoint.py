@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+
+from imanim import distributed
+from imanim.config import load
+from imanim.data.files import write_json
+from imanim.errors import InputError
+from imanim.models.animator import Animator
+from imanim.models.config import AnimatorConfig
+from imanim.training import checkpoint, transfer
+from imanim.training.config import TrainConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+IDENTITY = {"stage": 1, "optimizer.lr": 1e-3}
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A world of one without a process group."""
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class FakeEngine:
+    """Writes one file, or refuses as a full disk does."""
+
+    def __init__(self, refusal: Exception | None = None):
+        self.refusal = refusal
+
+    def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
+        (Path(folder) / tag).mkdir()
+        (Path(folder) / tag / "rank0.pt").write_bytes(b"half")
+        if self.refusal is not None:
+            raise self.refusal
+
+
+def save(output: Path, step: int, refusal: Exception | None = None, keep: int = 2) -> Path:
+    state = {"step": step, "stage": 1, "identity": IDENTITY}
+    return checkpoint.save(FakeEngine(refusal), output, state, None, keep=keep)
+
+
+def test_the_newest_complete_checkpoint_is_found(tmp_path: Path, alone: None):
+    assert checkpoint.newest(tmp_path) is None
+    for step in (9, 10, 100):
+        save(tmp_path, step, keep=3)
+    (tmp_path / "checkpoints" / ".partial-step-000200").mkdir()
+    (tmp_path / "checkpoints" / "step-000300").mkdir()  # no state.json: not complete
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and found.step == 100 and found.state["ranks"] == 1
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, alone: None):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-000003", "step-000004"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, alone: None, refusal: Exception):
+    save(tmp_path, 1)
+    with pytest.raises(InputError, match="could not be written"):
+        save(tmp_path, 2, refusal)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_a_defect_of_ours_is_not_called_a_full_disk(tmp_path: Path, alone: None):
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        save(tmp_path, 1, RuntimeError("shapes differ"))
+
+
+def test_an_empty_folder_starts_afresh_and_an_equal_run_continues(tmp_path: Path, alone: None):
+    assert checkpoint.to_continue(tmp_path, "auto", IDENTITY, 1) is None
+    save(tmp_path, 5)
+    found = checkpoint.to_continue(tmp_path, "auto", IDENTITY, 1)
+    assert found is not None and found.step == 5
+
+
+@pytest.mark.parametrize(
+    ("resume", "identity", "ranks", "named"),
+    [
+        ("never", IDENTITY, 1, "resume=auto"),
+        ("auto", {**IDENTITY, "optimizer.lr": 2e-3}, 1, "optimizer.lr is 0.001 there and 0.002 here"),
+        ("auto", {**IDENTITY, "stage": 2}, 1, "stage 1"),
+        ("auto", IDENTITY, 2, "1 ranks"),
+    ],
+)
+def test_another_run_in_the_folder_is_refused(
+    tmp_path: Path, alone: None, resume: str, identity: dict, ranks: int, named: str
+):
+    save(tmp_path, 5)
+    with pytest.raises(InputError, match=named):
+        checkpoint.to_continue(tmp_path, resume, identity, ranks)
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, alone: None):
+    path = save(tmp_path, 5)
+    write_json(path / "state.json", {"format": 99, "step": 5})
+    with pytest.raises(InputError, match="format 99"):
+        checkpoint.to_continue(tmp_path, "auto", IDENTITY, 1)
+
+
+def stage2(folder: Path, *overrides: str) -> TrainConfig:
+    always = [f"data.train={folder}", f"output={folder / 'run'}"]
+    return load(TrainConfig, CONFIGS / "stage2.yaml", [*always, *overrides])
+
+
+@pytest.fixture
+def first_stage(tmp_path: Path) -> Animator:
+    """A saved model with stage 1's parts in ``tmp_path/first/model``."""
+    cfg = load(AnimatorConfig, toy.write_model(tmp_path))
+    torch.manual_seed(1)
+    animator = Animator(cfg, ("tokenizer_encoder", "codebook", "motion_decoder"))
+    animator.save_pretrained(tmp_path / "first" / "model")
+    return animator
+
+
+def test_a_stage_starts_from_exactly_the_last_ones_weights(tmp_path: Path, first_stage: Animator):
+    cfg = stage2(tmp_path, f"init_from={tmp_path / 'first'}")
+    animator, origin = transfer.build(cfg, transfer.model_config(cfg), None)
+    state = animator.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in first_stage.state_dict().items())
+    assert origin["tokenizer_encoder"].endswith("first/model") and origin["retargeter"] == "new"
+    assert not any(p.requires_grad for p in animator.part("tokenizer_encoder").parameters())
+    assert all(p.requires_grad for p in animator.part("retargeter").parameters())
+    assert not animator.part("codebook").updates
+
+
+def test_the_first_of_several_folders_that_has_a_part_gives_it(tmp_path: Path, first_stage: Animator):
+    torch.manual_seed(2)
+    everything = Animator(first_stage.config)
+    everything.save_pretrained(tmp_path / "shipped")
+    cfg = stage2(tmp_path, f"init_from={tmp_path / 'first'},{tmp_path / 'shipped'}")
+    animator, origin = transfer.build(cfg, transfer.model_config(cfg), None)
+    assert origin["tokenizer_encoder"].endswith("first/model") and origin["retargeter"].endswith("shipped")
+    expected = everything.part("retargeter").state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in animator.part("retargeter").state_dict().items())
+
+
+def test_weights_of_another_size_are_refused_with_tensor_and_shapes(tmp_path: Path, first_stage: Animator):
+    other = tmp_path / "other"
+    other.mkdir()
+    bigger = toy.write_model(other).read_text().replace("tokens: 4", "tokens: 6")
+    (other / "toy.yaml").write_text(bigger)
+    cfg = stage2(tmp_path, f"init_from={tmp_path / 'first'}", f"model={other / 'toy.yaml'}")
+    with pytest.raises(InputError, match=r"latent_tokens is \[4, 32\] in the file, \[6, 32\] in the model"):
+        transfer.build(cfg, transfer.model_config(cfg), None)
+
+
+def test_a_frozen_part_without_weights_is_refused(tmp_path: Path, first_stage: Animator):
+    cfg = stage2(tmp_path, f"init_from={tmp_path / 'first'}", "parts.retargeter.mode=frozen")
+    with pytest.raises(InputError, match=r"parts\.retargeter: frozen"):
+        transfer.build(cfg, transfer.model_config(cfg), None)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"model_index\.json"):
+        transfer.sources(stage2(tmp_path, f"init_from={tmp_path / 'empty'}"))

@@ -1,0 +1,117 @@
+"""The whole curriculum on two ranks under ZeRO-3, every weight cut in two: one launch, many questions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from safetensors.torch import load_file
+from three_stages import STEPS
+from torch import Tensor
+
+from imanim.models.animator import Animator
+from imanim.models.files import read_index
+from imanim.training.monitor import read_metrics
+
+SCRIPT = Path(__file__).with_name("three_stages.py")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three stages, the first and the third also interrupted and continued (see three_stages.py)."""
+    folder = tmp_path_factory.mktemp("three_stages")
+    toy.write_model(folder)
+    toy.write_shards(folder / "shards")
+    port = str(20000 + os.getpid() % 20000)
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", port]
+    done = subprocess.run(
+        [*launcher, str(SCRIPT), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return folder
+
+
+def weights(folder: Path, part: str) -> dict[str, Tensor]:
+    return load_file(folder / "model" / part / "diffusion_pytorch_model.safetensors")
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in read_metrics(folder) if "loss" in row}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_stage_does_its_steps_with_finite_losses(runs: Path, stage: int):
+    found = losses(runs / f"stage{stage}")
+    assert list(found) == list(range(1, STEPS + 1))
+    assert all(math.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_continued_run_has_the_same_losses_and_weights_bit_for_bit(runs: Path, stage: int):
+    whole, cut = runs / f"stage{stage}", runs / f"stage{stage}_cut"
+    assert losses(cut) == losses(whole)
+    validations = [[row for row in read_metrics(f) if "validation" in row] for f in (whole, cut)]
+    assert validations[0] == validations[1] and len(validations[0]) == 2
+    for part in read_index(whole / "model").parts:
+        assert equal(weights(cut, part), weights(whole, part)), part
+
+
+def test_frozen_parts_do_not_change_by_a_bit(runs: Path):
+    for part in ("tokenizer_encoder", "codebook", "motion_decoder"):
+        assert equal(weights(runs / "stage2", part), weights(runs / "stage1", part)), part
+    for part in ("codebook", "motion_decoder"):
+        assert equal(weights(runs / "stage3", part), weights(runs / "stage1", part)), part
+
+
+def test_trained_parts_change(runs: Path):
+    for part in ("retargeter", "joint_decoder", "tokenizer_encoder"):
+        assert not equal(weights(runs / "stage3", part), weights(runs / "stage2", part)), part
+
+
+def test_a_stage_exports_the_parts_it_has(runs: Path):
+    first = ("tokenizer_encoder", "codebook", "motion_decoder")
+    assert set(read_index(runs / "stage1" / "model").parts) == set(first)
+    assert set(read_index(runs / "stage2" / "model").parts) == {*first, "retargeter", "joint_decoder"}
+    animator = Animator.from_pretrained(runs / "stage3" / "model")
+    assert all(torch.isfinite(p).all() for p in animator.parameters())
+    assert {"expression", "denoiser"} <= set(animator.parts)
+
+
+def test_the_record_says_what_made_the_weights(runs: Path):
+    record = read_index(runs / "stage3" / "model").record
+    assert (record["stage"], record["steps"], record["ema_decay"]) == (3, STEPS, 0.9)
+    assert record["started_from"]["retargeter"] == str(runs / "stage2" / "model")
+    assert record["started_from"]["denoiser"] == "new"
+    assert record["config"]["optimizer"]["lr"] > 0 and math.isfinite(record["losses"]["flow"])
+
+
+def test_the_run_folder_holds_logs_pictures_and_the_newest_checkpoints(runs: Path):
+    folder = runs / "stage3"
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000003", f"step-{STEPS:06d}"]
+    assert (folder / "pictures" / f"step-{STEPS:06d}-0.png").is_file()
+    assert (folder / "config.yaml").is_file()
+    assert list((runs / "stage1" / "tensorboard").glob("events.*"))
+    row = read_metrics(folder)[0]
+    assert row["lr"]["tokenizer_encoder"] == pytest.approx(0.1 * row["lr"]["denoiser"])
+    assert row["samples_per_sec"] > 0 and row["grad_norm"] > 0 and row["memory_peak_bytes"] > 0
+    state = json.loads((folder / "checkpoints" / "step-000003" / "state.json").read_text())
+    assert (state["step"], state["ranks"], state["stage"]) == (3, 2, 3)
+
+
+def test_a_half_written_checkpoint_is_cleared_away(runs: Path):
+    assert not list((runs / "stage3_cut" / "checkpoints").glob(".partial-*"))
