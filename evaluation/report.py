@@ -62,12 +62,12 @@ pre { white-space: pre-wrap; font-size: .82rem; }
 
 
 def page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
-    """A whole HTML page. ``sections``: (heading, HTML); title and lead are plain text."""
+    """A whole HTML page. ``sections``: (heading, HTML); title and lead are plain text, `backquoted` words in the lead code."""
     body = "".join(f"<section><h2>{html.escape(h)}</h2>{content}</section>" for h, content in sections)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body><h1>{html.escape(title)}</h1>"
-        f'<p class="lead">{html.escape(lead)}</p>{body}</body></html>\n'
+        f"{paragraph(lead, 'lead')}{body}</body></html>\n"
     )
 
 

@@ -33,7 +33,24 @@ METRIC_NAMES = {
     "joint_error": "joint error (% of height)",
     "pck": "joints within 5 % of height (%)",
 }
+SHORT_NAMES = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "psnr_person": "PSNR inside the person",
+    "ssim_person": "SSIM inside the person",
+    "joint_error": "joint error",
+    "pck": "PCK",
+}
+BASELINE_NAMES = {
+    "hold": "holding still",
+    "driver": "the driver's own video",
+    "copy": "copied true joints",
+    "scale_shift": "scaled true joints",
+    "bone_length": "2D bone lengths",
+}
 OURS = "ours"
+MIN_MOTIONS = 6
+"""With fewer motions even a win on every one of them may be chance (two-sided sign test: 2 / 2**6 = 3 %)."""
 _BOOTSTRAPS = 2000
 
 
@@ -56,7 +73,9 @@ class Comparison:
 
     @property
     def outcome(self) -> str:
-        """``better``, ``worse`` or ``open`` (the interval holds zero)."""
+        """``better``, ``worse`` or ``open`` (the interval holds zero, or too few motions were seen)."""
+        if self.motions < MIN_MOTIONS:
+            return "open"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "open"
 
 
@@ -101,15 +120,15 @@ def comparisons(rows: Sequence[Row], baselines: Mapping[str, Sequence[str]]) -> 
 def sentence(comparison: Comparison) -> str:
     """One comparison in words."""
     c = comparison
-    verb = {
-        "better": "beats",
-        "worse": "does not beat",
-        "open": "is ahead of" if c.gain > 0 else "is behind",
-    }[c.outcome]
-    tail = "" if c.outcome != "open" else ", which may be chance"
+    verb = {"better": "beats", "worse": "does not beat", "open": "is ahead of" if c.gain > 0 else "is behind"}[
+        c.outcome
+    ]
+    doubt = "" if c.outcome != "open" else ", which may be chance"
+    if c.motions < MIN_MOTIONS:
+        doubt = f", too few motions ({c.motions}) to be sure"
     return (
-        f"Ours {verb} `{c.baseline}` in {METRIC_NAMES[c.metric]} by {signed(c.gain, c.metric)} "
-        f"[{signed(c.low, c.metric)}, {signed(c.high, c.metric)}] ({c.wins} of {c.clips} clips{tail})."
+        f"Ours {verb} {BASELINE_NAMES[c.baseline]} in {METRIC_NAMES[c.metric]} by {signed(c.gain, c.metric)} "
+        f"[{signed(c.low, c.metric)}, {signed(c.high, c.metric)}] ({c.wins} of {c.clips} clips{doubt})."
     )
 
 
@@ -117,17 +136,34 @@ def verdict(found: Sequence[Comparison]) -> str:
     """What all comparisons together allow to say, naming every baseline that ours does not surely beat."""
     if not found:
         return "Nothing was compared."
-    beaten = [c for c in found if c.outcome == "better"]
-    groups = {"does not beat": "worse", "is not surely apart from": "open"}
-    rest = {
-        words: ", ".join(f"`{c.baseline}` ({METRIC_NAMES[c.metric]})" for c in found if c.outcome == outcome)
-        for words, outcome in groups.items()
-    }
     clips, motions = max(c.clips for c in found), max(c.motions for c in found)
-    text = f"On {clips} unseen clips of {motions} motions ours beats {len(beaten)} of {len(found)} baseline comparisons"
-    if len(beaten) == len(found):
-        return f"{text}: all of them."
-    return text + "".join(f"; it {words} {names}" for words, names in rest.items() if names) + "."
+    start = f"On {clips} clips of unseen people and {motions} motions, "
+    if all(c.outcome == "better" for c in found):
+        return f"{start}ours beats every baseline in every measure."
+    words = {"better": "ours beats", "worse": "it does not beat", "open": "it is not surely better or worse than"}
+    said = [
+        f"{words[o]} {_grouped([c for c in found if c.outcome == o])}"
+        for o in words
+        if any(c.outcome == o for c in found)
+    ]
+    if not any(c.outcome == "better" for c in found):
+        said.insert(0, "ours surely beats no baseline yet")
+    return start + "; ".join(said) + "."
+
+
+def _grouped(found: Sequence[Comparison]) -> str:
+    """Baselines by measure: "a and b in PSNR, a in SSIM"."""
+    by_metric: dict[str, list[str]] = {}
+    for c in found:
+        by_metric.setdefault(c.metric, []).append(BASELINE_NAMES[c.baseline])
+    by_names: dict[str, list[str]] = {}
+    for metric, names in by_metric.items():
+        by_names.setdefault(_and(names), []).append(SHORT_NAMES[metric])
+    return ", ".join(f"{names} in {_and(metrics)}" for names, metrics in by_names.items())
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
 
 
 def signed(value: float, metric: str) -> str:

@@ -1,4 +1,4 @@
-"""Trains the tiny autoencoder: `python launchers/train_autoencoder.py --config configs/autoencoder_tiny.yaml data.train=...`."""
+"""Trains the tiny autoencoder: `python launchers/train_autoencoder.py --config configs/autoencoder_tiny.yaml`."""
 
 from __future__ import annotations
 

@@ -101,8 +101,8 @@ def _around(x: Tensor) -> Tensor:
 class Refiner(nn.Module):
     """The learned part of the decoder: the closed-form reconstruction -> its correction (seams, ghosts of fast limbs).
 
-    A small convolutional network, which sees a frame and how its two neighbours differ from it: ``width`` channels at half
-    resolution, then ``pixel_width`` at full resolution before the last convolution. It works
+    A small convolutional network, which sees a frame and how its two neighbours differ from it: ``width`` channels at
+    half resolution, then ``pixel_width`` at full resolution before the last convolution. It works
     on pixels because a correction learned at one place then holds at every other; the same budget spent on the latent
     grid has to learn it once for each of the 64 places in a patch, and learned nothing in the same time
     (RECORD.md beside the weights). Starts as exactly zero.
@@ -136,9 +136,9 @@ class Refiner(nn.Module):
 class PatchAutoencoder(ModelMixin, ConfigMixin):
     """The tiny video autoencoder: 8x8 pixels of 4 frames (of the first frame: alone) to C numbers and back.
 
-    The first ``shared_dim`` channels are principal components of an 8x8 patch: of the frame itself in latent frame 0, of
-    the mean over the four frames in every other, so that a still clip has the same latents in all of its latent frames and
-    a reference image lives in the space of the clip. The other channels are principal components of how the four frames
+    The first ``shared_dim`` channels are principal components of an 8x8 patch: of the frame itself in latent frame 0,
+    of the mean over the four frames in every other, so that a still clip has the same latents in all its latent frames
+    and a reference image lives in the space of the clip. The other channels are principal components of how the four frames
     differ; they are zero in latent frame 0. Channels are scaled alike: an error of e in any channel of any latent frame
     is a squared error of e^2 a frame and patch in the reconstruction.
 
@@ -218,7 +218,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return EncoderOutput(PointDistribution(torch.cat(latents, 2)))
 
     def decode_linear(self, z: Tensor) -> Tensor:
-        """Latents [B,C,F,h,w] -> patches from their own latents alone, the encoder's inverse: [B,3,T,H,W], not clamped."""
+        """Latents [B,C,F,h,w] -> patches from their own latents alone (encoder's inverse): [B,3,T,H,W], unclamped."""
         if z.ndim != 5 or z.shape[1] != self.config.z_dim:
             raise InputError(f"latents of shape {list(z.shape)}: expected [B,{self.config.z_dim},F,h,w]")
         patches = torch.einsum("cp,bchw->bphw", self.still_basis, z[:, :, 0])[:, None]

@@ -77,6 +77,7 @@ class RetargeterConfig:
     heads: int = opt(6, "attention heads")
     bottleneck: int = opt(64, "width Wb of the retargeted tokens: all that leaves")
     grid_stride: int = opt(1, "DiT tokens a side that share one mask token; 2 is four times cheaper")
+    modulation: bool = opt(True, "scale and shift the mask tokens by their latent frame's motion: learns much sooner")
     temporal: bool = opt(True, "attention over time; off only to study one latent frame at a time")
     sub: int = opt(4, "heatmap cells a side in one retargeted token")
     joint_hidden: int = opt(192, "hidden width of the joint decoder")

@@ -36,9 +36,15 @@ class IdentityEncoder(nn.Module):
 
 
 class FactorisedLayer(nn.Module):
-    """Full attention within a latent frame, attention over latent frames per position, feed-forward."""
+    """Full attention within a latent frame, attention over latent frames per position, modulated feed-forward.
 
-    def __init__(self, width: int, heads: int, temporal: bool):
+    With ``modulation``, before the feed-forward layer the mask tokens are scaled and shifted by their latent frame's motion, as
+    a DiT's tokens are by the timestep. "Is this joint here" is a product of motion and place. Without it a small module fits the
+    character's usual pose instead: validation joint error 6.4, 6.4, 7.2 % after 100, 200, 300 steps, with it 5.0, 5.5, 5.4
+    (width 96, 260 clips of 5 frames, mean pose 7.7).
+    """
+
+    def __init__(self, width: int, heads: int, temporal: bool, modulation: bool):
         super().__init__()
         self.norm_space = nn.LayerNorm(width)
         self.space = Attention(width, heads)
@@ -46,18 +52,24 @@ class FactorisedLayer(nn.Module):
         if temporal:
             self.norm_time = nn.LayerNorm(width)
             self.time = Attention(width, heads)
+        self.modulation = nn.Linear(clock.STRIDE * width, 2 * width) if modulation else None
         self.norm_ffn = nn.LayerNorm(width)
         self.ffn = FeedForward(width)
 
     def forward(self, x: Tensor, identity: int) -> Tensor:
-        """[B,F,P,E]; the first ``identity`` positions stay out of the attention over time: the character stands still."""
+        """[B,F,P,E]: ``identity`` positions, four of motion, then mask tokens. Identity stays out of the attention over time."""
         batch, frames = x.shape[:2]
         x = x + self.space(self.norm_space(x).flatten(0, 1)).unflatten(0, (batch, frames))
         if self.temporal:
             moving = x[:, :, identity:].transpose(1, 2)
             over_time = self.time(self.norm_time(moving).flatten(0, 1)).unflatten(0, moving.shape[:2])
             x = torch.cat([x[:, :, :identity], (moving + over_time).transpose(1, 2)], 2)
-        return x + self.ffn(self.norm_ffn(x))
+        normed = self.norm_ffn(x)
+        if self.modulation is not None:
+            mask = identity + clock.STRIDE
+            scale, shift = self.modulation(x[:, :, identity:mask].flatten(2)).unsqueeze(2).chunk(2, -1)
+            normed = torch.cat([normed[:, :, :mask], normed[:, :, mask:] * (1 + scale) + shift], 2)
+        return x + self.ffn(normed)
 
 
 class Retargeter(nn.Module):
@@ -75,7 +87,9 @@ class Retargeter(nn.Module):
         self.slot = table(clock.STRIDE, rt.width)
         self.mask_token = table(rt.width)
         self.mask_position = table(self.grid[0] * self.grid[1], rt.width)
-        self.layers = nn.ModuleList(FactorisedLayer(rt.width, rt.heads, rt.temporal) for _ in range(rt.layers))
+        self.layers = nn.ModuleList(
+            FactorisedLayer(rt.width, rt.heads, rt.temporal, rt.modulation) for _ in range(rt.layers)
+        )
         self.norm = nn.LayerNorm(rt.width)
         self.to_bottleneck = nn.Linear(rt.width, rt.bottleneck)
 

@@ -161,7 +161,10 @@ def _save(run: Run, done: int, elapsed_sec: float) -> None:
 def assemble(plan: Plan) -> Run:
     """Puts a run together: model, processes, engine, data; and goes back to the checkpoint the plan continues from."""
     cfg, sizes, resumed = plan.cfg, plan.sizes, plan.checkpoint
-    animator, origin = transfer.build(cfg, sizes, None if resumed else plan.train)
+    if resumed is None:
+        animator, origin = transfer.build(cfg, sizes, plan.train)
+    else:
+        animator, origin = transfer.build_empty(cfg, sizes), dict(resumed.state["origin"])
     vae: Any = load_autoencoder(sizes.autoencoder) if cfg.stage > 1 else None
     device = distributed.start()
     _prepare_output(plan)
@@ -183,7 +186,7 @@ def assemble(plan: Plan) -> Run:
         Monitor(cfg, device, plan.start, sizes.frames),
         Stopper(cfg.max_minutes),
         plan.identity,
-        resumed.state["origin"] if resumed else origin,
+        origin,
         plan.start,
         elapsed_sec=resumed.state["elapsed_sec"] if resumed else 0.0,
     )

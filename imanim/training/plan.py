@@ -49,7 +49,8 @@ def make(cfg: TrainConfig) -> Plan:
     """
     ranks = distributed.place().world_size
     batches.check_geometry(cfg, ranks)
-    transfer.sources(cfg)
+    if checkpoint.newest(cfg.output) is None:
+        transfer.sources(cfg)
     sizes = transfer.model_config(cfg)
     train, held_out = batches.open_train(cfg), batches.open_validation(cfg)
     batches.check_size(train, sizes)

@@ -66,8 +66,8 @@ def build(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet | None) -> t
     """Builds this stage's parts, the same on every rank, and gives them the weights they start with.
 
     Args:
-        shards: the training data, whose joints set the start of parts that are new (see ``initialise_joint_prior``); None on
-            resume and in a dry run, where it does not matter.
+        shards: the training data, whose joints set the start of parts that are new (see ``initialise_joint_prior``); None
+            leaves that out.
 
     Returns:
         the animator, its parts frozen as the curriculum says, and part -> where its weights come from.
@@ -75,8 +75,7 @@ def build(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet | None) -> t
     Raises:
         InputError: a tensor of ``init_from`` has another shape, or a frozen part has no weights.
     """
-    torch.manual_seed(cfg.seed)
-    animator = Animator(sizes, cfg.parts.built())
+    animator = build_empty(cfg, sizes)
     if shards is not None:
         joints = sample_joints(shards)
         initialise_joint_prior(animator, joints, joint_weight(joints))
@@ -91,8 +90,15 @@ def build(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet | None) -> t
             f"parts.{untaught[0]}: frozen, but init_from ({cfg.init_from}) has no weights for it; train it, or add a folder "
             "that has it"
         )
-    animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
     return animator, origin
+
+
+def build_empty(cfg: TrainConfig, sizes: AnimatorConfig) -> Animator:
+    """This stage's parts, frozen as the curriculum says, with random weights: what a checkpoint is loaded into."""
+    torch.manual_seed(cfg.seed)
+    animator = Animator(sizes, cfg.parts.built())
+    animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
+    return animator
 
 
 def sample_joints(shards: ShardSet, clips: int = 64) -> Tensor:

@@ -61,15 +61,21 @@ def test_the_verdict_names_what_is_not_beaten():
             **row(str(m), 25.0 + 0.1 * m, 20.0),
             "methods": {"ours": {"psnr": 25.0 + 0.1 * m, "ssim": 0.5}, "hold": {"psnr": 20.0, "ssim": 0.9}},
         }
-        for m in range(5)
+        for m in range(6)
     ]
     text = summary.verdict(summary.comparisons(rows, {"psnr": ("hold",), "ssim": ("hold",)}))
-    assert "beats 1 of 2" in text and "does not beat `hold` (SSIM, whole frame)" in text
-    assert "all of them" in summary.verdict(summary.comparisons(rows, {"psnr": ("hold",)}))
+    assert "ours beats holding still in PSNR;" in text and "does not beat holding still in SSIM" in text
+    assert "every baseline in every measure" in summary.verdict(summary.comparisons(rows, {"psnr": ("hold",)}))
     assert summary.verdict([]) == "Nothing was compared."
 
 
 def test_a_sentence_says_who_by_how_much_and_whether_it_is_sure():
     even = [row(str(m), 20.2 + (-1) ** m, 20.0) for m in range(8)]
     text = summary.sentence(summary.compare(even, "psnr", "hold"))
-    assert "`hold`" in text and "+0.20" in text and "4 of 8" in text and "chance" in text
+    assert "holding still" in text and "+0.20" in text and "4 of 8" in text and "chance" in text
+
+
+def test_five_motions_are_too_few_to_be_sure():
+    found = summary.compare([row(str(m), 25.0 + m, 20.0) for m in range(5)], "psnr", "hold")
+    assert found.low > 0 and found.outcome == "open" and "too few motions (5)" in summary.sentence(found)
+    assert summary.compare([row(str(m), 25.0 + m, 20.0) for m in range(6)], "psnr", "hold").outcome == "better"

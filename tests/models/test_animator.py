@@ -35,9 +35,9 @@ def test_absent_parts_are_not_built_and_say_so_when_asked_for():
 def test_frozen_parts_ask_for_no_gradient_and_the_codebook_stands_still():
     animator = Animator(mini()).train()
     animator.set_modes({"tokenizer_encoder": "frozen", "codebook": "frozen"})
-    before = animator.codebook.embedding.clone()
+    before = animator.part("codebook").embedding.clone()
     motion = animator.motion_tokens(mini_batch()["driving"])
-    assert not motion.z.requires_grad and torch.equal(animator.codebook.embedding, before)
+    assert not motion.z.requires_grad and torch.equal(animator.part("codebook").embedding, before)
     assert not any(p.requires_grad for _, p in animator.parameter_parts()["tokenizer_encoder"])
     with pytest.raises(InputError, match="freeze"):
         animator.set_modes({"denoiser": "freeze"})
@@ -62,9 +62,9 @@ def test_saving_and_loading_gives_the_same_model(tmp_path):
 def test_a_stage_takes_what_the_last_one_has_and_keeps_the_rest(tmp_path):
     Animator(mini(), ("tokenizer_encoder", "codebook")).save_pretrained(tmp_path / "one")
     animator = Animator(mini(), ("tokenizer_encoder", "codebook", "retargeter"))
-    start = animator.retargeter.mask_token.clone()
+    start = animator.part("retargeter").mask_token.clone()
     assert animator.load_parts(tmp_path / "one", strict=False) == ["tokenizer_encoder", "codebook"]
-    assert torch.equal(animator.retargeter.mask_token, start)
+    assert torch.equal(animator.part("retargeter").mask_token, start)
     with pytest.raises(InputError, match="has no part retargeter"):
         animator.load_parts(tmp_path / "one")
 
@@ -78,12 +78,12 @@ def test_weights_of_another_size_are_refused_by_tensor_and_both_shapes(tmp_path)
     folder, cfg = _saved(tmp_path), mini()
     cfg.retargeter.bottleneck = 5
     animator = Animator(cfg, ("codebook", "retargeter"))
-    before = animator.codebook.embedding.clone()
+    before = animator.part("codebook").embedding.clone()
     with pytest.raises(
         InputError, match=r"part retargeter: tensor to_bottleneck\.\w+ is \[6(, 16)?\] in the file, \[5(, 16)?\]"
     ):
         animator.load_parts(folder)
-    assert torch.equal(animator.codebook.embedding, before), "a refused load changes nothing"
+    assert torch.equal(animator.part("codebook").embedding, before), "a refused load changes nothing"
 
 
 @pytest.mark.parametrize(

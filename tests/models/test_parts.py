@@ -74,10 +74,11 @@ def test_with_attention_over_time_a_pixel_frame_moves_every_latent_frame():
 
 
 def test_nothing_leaves_but_the_mask_positions():
-    """With attention switched off, what leaves must be deaf to identity and motion: only mask tokens are read."""
+    """With what mask tokens hear switched off, what leaves must be deaf to identity and motion: only they are read."""
     retargeter, z, identity = _still(True), unit(1, T, 3, 4), torch.randn(1, C, 4, 2)
     for layer in retargeter.layers:
-        torch.nn.init.zeros_(layer.space.to_out.weight)
+        torch.nn.init.zeros_(layer.get_submodule("space.to_out").weight)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(layer.get_submodule("modulation").weight)  # type: ignore[arg-type]
     out = retargeter(z, identity)[0]
     assert torch.equal(out, retargeter(unit(1, T, 3, 4), torch.randn(1, C, 4, 2))[0])
     assert out.shape[-1] == 6

@@ -91,9 +91,9 @@ def test_the_same_generator_gives_the_same_losses_and_another_does_not(stage):
 def test_the_codebook_waits_for_its_fraction_of_the_steps_then_starts_from_data():
     module = _module(1, vq_start_fraction=0.5)
     early = module(mini_batch(), generator(), 49)
-    assert module.animator.codebook.ready == 0 and early.terms["codes_used"] == 0
+    assert module.animator.part("codebook").ready == 0 and early.terms["codes_used"] == 0
     late = module(mini_batch(), generator(), 50)
-    assert module.animator.codebook.ready == 1 and late.terms["codes_used"] > 0
+    assert module.animator.part("codebook").ready == 1 and late.terms["codes_used"] > 0
     assert early.terms.keys() == late.terms.keys()
 
 
