@@ -68,10 +68,34 @@ def save(
         raise InputError(f"{folder}: not written: {error}; make room or choose another folder") from None
 
 
+def convert(source: Path, folder: Path, dtype: torch.dtype) -> dict[str, int]:
+    """Copies a saved model with its float32 weights as ``dtype``; the codebook's moving averages stay float32.
+
+    Returns:
+        the size of each part's file in bytes.
+
+    Raises:
+        InputError: the source is no whole model, or the system refuses to write.
+    """
+    from imanim.models.animator import Animator
+
+    index = read_index(source)
+    animator = Animator(index.config, index.parts)
+    parts = {name: load_part(index, name, animator.part(name).state_dict()) for name in index.parts}
+    for name in parts.keys() - {"codebook"}:
+        parts[name] = {key: value.to(dtype) for key, value in parts[name].items()}
+    save(folder, index.config, parts, index.record)
+    return read_index(folder).sizes_bytes
+
+
 def _save_part(folder: Path, name: str, config: AnimatorConfig, tensors: Mapping[str, Tensor]) -> int:
     folder.mkdir()
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+    # Its writer makes the file private; a model is to be read by whoever may read the folder.
+    mask = os.umask(0)
+    os.umask(mask)
+    (folder / WEIGHTS).chmod(0o666 & ~mask)
     (folder / "config.json").write_text(
         json.dumps({"_class_name": f"imanim.{name}", "config": to_dict(config)}, indent=2) + "\n"
     )

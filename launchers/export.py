@@ -1,0 +1,46 @@
+"""Writes a trained model as a folder to hand on: `python launchers/export.py --model runs/stage3 --output my_model`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from imanim import cli
+from imanim.errors import InputError
+
+DESCRIPTION = """Writes the weights of a training run as a model folder to hand on, by default at half the size (bfloat16).
+
+  python launchers/export.py --model runs/stage3 --output my_model
+
+The folder loads like any model: animate.py --model my_model, train.py init_from=my_model. What trained it is kept inside."""
+
+DTYPES = ("bfloat16", "float32")
+
+
+def main(argv: list[str]) -> int:
+    """Parses, copies, says what was written."""
+    parser = cli.parser(DESCRIPTION, config=False)
+    parser.add_argument("--model", required=True, metavar="DIR", help="training run or model folder")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights; the codebook stays float32")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
+    args = parser.parse_args(argv)
+    if Path(args.output).exists() and not args.overwrite:
+        raise InputError(f"{args.output}: exists; choose another --output or add --overwrite")
+    import torch
+
+    from imanim.inference import find_model
+    from imanim.models import files
+
+    source = find_model(args.model)
+    sizes = files.convert(source, Path(args.output), getattr(torch, args.dtype))
+    for part, size in sizes.items():
+        print(f"{part:20} {size / 1e6:8.2f} MB")
+    print(f"{args.output}: {sum(sizes.values()) / 1e6:.2f} MB in {args.dtype}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
