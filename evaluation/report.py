@@ -21,6 +21,7 @@ from imanim.inference.filmstrip import filmstrip, pick
 ROWS = {
     OURS: "ours",
     "hold": "character held still",
+    "hold_autoencoder": "character held still, through the autoencoder",
     "driver": "the driver's own video",
     "copy": "driver's true joints, copied",
     "scale_shift": "true joints, scaled and shifted",

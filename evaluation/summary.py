@@ -43,6 +43,7 @@ SHORT_NAMES = {
 }
 BASELINE_NAMES = {
     "hold": "holding still",
+    "hold_autoencoder": "holding still (autoencoded)",
     "driver": "the driver's own video",
     "copy": "copied true joints",
     "scale_shift": "scaled true joints",

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--faces", metavar="NPY", help="float [T,4] face boxes x0,y0,x1,y1 in [0,1] of the driving frame")
     p.add_argument("--filmstrip", metavar="PNG", help="also write driver and result as a strip of frames")
     p.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: a small model is slower with more)")
     p.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     p.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     return p
@@ -91,6 +92,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         ("--steps", args.steps, 1),
         ("--max-frames", args.max_frames, 5),
         ("--overlap", args.overlap, 0),
+        ("--threads", args.threads, 1),
     ):
         if value is not None and value < low:
             raise InputError(f"{name} {value}: must be at least {low}")
@@ -174,6 +176,8 @@ def _write_filmstrip(path: str, character: np.ndarray, driving: FrameStore, out:
 def _device(args: argparse.Namespace) -> str:
     import torch
 
+    # Two threads on two cores took 8 s for a clip of the tiny model that one thread makes in 1.7 s: its matrices are too small.
+    torch.set_num_threads(args.threads)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     if args.device.startswith("cuda") and not torch.cuda.is_available():

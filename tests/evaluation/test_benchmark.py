@@ -71,6 +71,7 @@ def test_every_clip_has_a_row_and_some_have_video(result):
     assert set(with_video[0]["methods"]) == {
         "ours",
         "hold",
+        "hold_autoencoder",
         "driver",
         "autoencoder",
         "copy",
@@ -102,7 +103,7 @@ def test_the_result_is_on_disk_with_protocol_weights_and_a_video(result):
     output, found = result
     assert json.loads((output / "result.json").read_text()) == found
     assert found["protocol"]["name"] == benchmark.PROTOCOL and len(found["model"]["weights_sha256"]) == 7
-    assert [p.name for p in (output / "videos").iterdir()] == ["s1.mp4"]
+    assert [p.name for p in (output / "videos").iterdir()] == ["s3.mp4"]
 
 
 def test_levels_choose_clips_and_the_same_settings_give_the_same_numbers(data, model, tmp_path):
