@@ -62,6 +62,5 @@ def sinusoids(positions: int, width: int, *, device: torch.device | None = None)
 
 
 def table(*shape: int) -> nn.Parameter:
-    """A learned embedding. It starts as strong as what it is added to: at the usual 0.02 a small model takes hundreds of steps
-    before it can tell places apart."""
+    """A learned embedding. It starts about as strong as what it is added to; whether that beats the usual 0.02 is not settled (LOG.md)."""
     return nn.Parameter(torch.randn(*shape) * EMBEDDING_STD)
