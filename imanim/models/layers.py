@@ -62,5 +62,5 @@ def sinusoids(positions: int, width: int, *, device: torch.device | None = None)
 
 
 def table(*shape: int) -> nn.Parameter:
-    """A learned embedding. It starts about as strong as what it is added to; whether that beats the usual 0.02 is not settled (LOG.md)."""
+    """A learned embedding. It starts about as strong as what it is added to; whether that beats 0.02 is not settled (LOG.md)."""
     return nn.Parameter(torch.randn(*shape) * EMBEDDING_STD)
