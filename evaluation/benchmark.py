@@ -65,7 +65,7 @@ class EvalConfig:
         None, "of these, clips whose video is generated and measured (slow); null = all, 0 = none"
     )
     saved_videos: int = opt(6, "generated videos kept a split")
-    steps: int = opt(12, "sampling steps")
+    steps: int | None = opt(None, "sampling steps; null = what suits the model's weights")
     shift: float = opt(1.0, "shift of the sampling noise levels")
     seed: int = opt(0, "of the noise; clip i of a split uses seed + i")
     batch_size: int = opt(4, "clips at a time")
@@ -76,7 +76,7 @@ class EvalConfig:
         found = [
             f"{n}: {getattr(self, n)} must be at least 1"
             for n in ("steps", "batch_size", "threads")
-            if getattr(self, n) < 1
+            if getattr(self, n) is not None and getattr(self, n) < 1
         ]
         for name in ("joint_clips", "video_clips", "saved_videos"):
             value = getattr(self, name)
@@ -222,7 +222,7 @@ def _run_model(
     if not wants_video:
         return retargeted, driving, {}
     noise = torch.cat([pipeline.noise(frames, cfg.seed + i) for i in numbers])
-    videos = {"ours": pipeline.decode(pipeline.sample(motion.conditions, noise, cfg.steps))}
+    videos = {"ours": pipeline.decode(pipeline.sample(motion.conditions, noise, cfg.steps or pipeline.default_steps))}
     still = batch["identity"][:, None].expand(-1, frames, -1, -1, -1)
     for name, clip in (("autoencoder", batch["target"]), ("hold_autoencoder", still)):
         videos[name] = pipeline.decode(encode_video(pipeline.vae, clip.to(pipeline.device)))
@@ -310,7 +310,12 @@ def _protocol(cfg: EvalConfig, pipeline: AnimationPipeline) -> dict[str, Any]:
         "frames": model.frames,
         "fps": model.fps,
         "resize": "none",
-        "sampler": {"name": "flow-matching Euler", "steps": cfg.steps, "shift": cfg.shift, "seed": cfg.seed},
+        "sampler": {
+            "name": "flow-matching Euler",
+            "steps": cfg.steps or pipeline.default_steps,
+            "shift": cfg.shift,
+            "seed": cfg.seed,
+        },
         "psnr": "float64 from uint8, mean over frames",
         "ssim": f"gaussian 11x11, sigma {pixels.SSIM_SIGMA}, population covariance",
         "scikit_image": metadata.version("scikit-image"),

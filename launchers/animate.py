@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         print(note)
     if args.dry_run:
         what = f"{character.shape[1]}x{character.shape[0]} character, {info.width}x{info.height} driver at {info.fps:g} frames/s"
-        print(f"would write {args.output} with {model}: {what}, {args.steps} steps, seed {args.seed}")
+        print(f"would write {args.output} with {model}: {what}, {args.steps or 'default'} steps, seed {args.seed}")
         return 0
     frames = _animate(args, character, model)
     print(
@@ -69,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--output", required=True, metavar="MP4", help="the video to write")
     p.add_argument("--model", metavar="DIR", help="training run or model folder (default: the packaged tiny model)")
     p.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same video (default 0)")
-    p.add_argument(
-        "--steps", type=int, default=12, help="sampling steps a window; more is slower and finer (default 12)"
-    )
+    p.add_argument("--steps", type=int, help="sampling steps a window (default: what suits the model's weights)")
     p.add_argument("--background", metavar="COLOR", help="what shows through a transparent image: white, #80ff00, ...")
     p.add_argument(
         "--fps", type=float, help="resample the motion to this many frames a second (default: as the driver)"

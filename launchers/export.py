@@ -25,8 +25,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", required=True, metavar="DIR", help="training run or model folder")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="of the weights; the codebook stays float32")
+    parser.add_argument("--sampling-steps", type=int, help="record that so many denoising steps suit these weights")
     parser.add_argument("--overwrite", action="store_true", help="replace OUTPUT if it exists")
     args = parser.parse_args(argv)
+    if args.sampling_steps is not None and args.sampling_steps < 1:
+        raise InputError(f"--sampling-steps {args.sampling_steps}: must be at least 1")
     if Path(args.output).exists() and not args.overwrite:
         raise InputError(f"{args.output}: exists; choose another --output or add --overwrite")
     import torch
@@ -35,7 +38,7 @@ def main(argv: list[str]) -> int:
     from imanim.models import files
 
     source = find_model(args.model)
-    sizes = files.convert(source, Path(args.output), getattr(torch, args.dtype))
+    sizes = files.convert(source, Path(args.output), getattr(torch, args.dtype), sampling_steps=args.sampling_steps)
     for part, size in sizes.items():
         print(f"{part:20} {size / 1e6:8.2f} MB")
     print(f"{args.output}: {sum(sizes.values()) / 1e6:.2f} MB in {args.dtype}")

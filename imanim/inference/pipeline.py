@@ -148,6 +148,11 @@ class AnimationPipeline(DiffusionPipeline):
 
     # ----------------------------------------------------------------------------------------------- the way out
 
+    @property
+    def default_steps(self) -> int:
+        """Sampling steps that suit the model's weights."""
+        return self.animator.config.denoiser.sampling_steps
+
     @torch.inference_mode()
     def sample(self, conditions: Conditions, noise: Tensor, steps: int, *, bar: Any = None) -> Tensor:
         """Integrates the probability flow from noise [B,C,F,h,w] to normalised latents of the same shape.
@@ -185,7 +190,7 @@ class AnimationPipeline(DiffusionPipeline):
         driving: FrameSource,
         *,
         faces: np.ndarray | None = None,
-        steps: int = 12,
+        steps: int | None = None,
         seed: int = 0,
         overlap_frames: int = OVERLAP_FRAMES,
     ) -> Iterator[np.ndarray]:
@@ -199,6 +204,7 @@ class AnimationPipeline(DiffusionPipeline):
             uint8 [h,w,3], one for every driving frame.
         """
         length, total = self.animator.config.frames, len(driving)
+        steps = self.default_steps if steps is None else steps
         if total < MIN_FRAMES:
             raise InputError(f"driving video: {total} frames; at least {MIN_FRAMES} are needed")
         where = canvas.fit(character, self.canvas_size)
@@ -226,7 +232,7 @@ class AnimationPipeline(DiffusionPipeline):
         driving: np.ndarray,
         *,
         faces: np.ndarray | None = None,
-        steps: int = 12,
+        steps: int | None = None,
         seed: int = 0,
         overlap_frames: int = OVERLAP_FRAMES,
     ) -> AnimationOutput:
@@ -236,7 +242,7 @@ class AnimationPipeline(DiffusionPipeline):
             character: uint8 [h,w,3] of any size; fitted onto the canvas with its aspect kept.
             driving: uint8 [T,h',w',3] of any size, T >= 5; longer than the model's clip goes window by window.
             faces: float32 [T,4] boxes x0,y0,x1,y1 in [0,1] of the driving frame (NaN = none); None finds them.
-            steps: Euler steps.
+            steps: Euler steps; None: as many as suit the model (``denoiser.sampling_steps``).
             seed: the same seed gives the same frames on one machine.
             overlap_frames: shared by neighbouring windows and cross-faded.
 

@@ -129,6 +129,9 @@ class DenoiserConfig:
     gradient_checkpointing: bool = opt(
         False, "recompute the DiT blocks in the backward pass: less memory, a third more time"
     )
+    sampling_steps: int = opt(
+        12, "denoising steps that suit these weights; animate and evaluate take them unless told otherwise"
+    )
     pretrained: str | None = opt(None, "folder of a diffusers WanTransformer3DModel to start from, of these sizes")
 
     @property
@@ -136,7 +139,9 @@ class DenoiserConfig:
         return self.heads * self.head_dim
 
     def problems(self) -> list[str]:
-        found = _positive(self, "heads", "head_dim", "layers", "ffn_dim", "text_dim", "freq_dim", "patch")
+        found = _positive(
+            self, "heads", "head_dim", "layers", "ffn_dim", "text_dim", "freq_dim", "patch", "sampling_steps"
+        )
         if self.reference_skip and self.prediction != "x0":
             found.append(f"reference_skip: true, but prediction is {self.prediction}; it needs prediction x0")
         return found + _divides("head_dim", self.head_dim, "the rotary embedding's pairs", 2)

@@ -68,8 +68,11 @@ def save(
         raise InputError(f"{folder}: not written: {error}; make room or choose another folder") from None
 
 
-def convert(source: Path, folder: Path, dtype: torch.dtype) -> dict[str, int]:
+def convert(source: Path, folder: Path, dtype: torch.dtype, *, sampling_steps: int | None = None) -> dict[str, int]:
     """Copies a saved model with its float32 weights as ``dtype``; the codebook's moving averages stay float32.
+
+    Args:
+        sampling_steps: what the copy's configuration shall say, None as the source's.
 
     Returns:
         the size of each part's file in bytes.
@@ -84,6 +87,8 @@ def convert(source: Path, folder: Path, dtype: torch.dtype) -> dict[str, int]:
     parts = {name: load_part(index, name, animator.part(name).state_dict()) for name in index.parts}
     for name in parts.keys() - {"codebook"}:
         parts[name] = {key: value.to(dtype) for key, value in parts[name].items()}
+    if sampling_steps is not None:
+        index.config.denoiser.sampling_steps = sampling_steps
     save(folder, index.config, parts, index.record)
     return read_index(folder).sizes_bytes
 

@@ -27,19 +27,34 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return (1 - s) * x0 + s * noise
 
 
-def _velocity_loss(out: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, floor: float) -> Tensor:
-    return (out.float() - (noise - x0)).pow(2).flatten(1).mean(1)
+def channel_weights(std: Tensor, weighting: str) -> Tensor:
+    """Weights [C], mean 1, of the squared errors of normalised latents whose channels had the standard deviations ``std`` [C].
+
+    ``equal``: every channel the same. ``pixel``: by variance, so that with a decoder that is linear and keeps lengths (nearly so is
+    the tiny autoencoder's) the loss is the squared error of the pixels; normalising had made faint detail as dear as colour.
+    """
+    weights = std**2 if weighting == "pixel" else torch.ones_like(std)
+    return weights / weights.mean()
 
 
-def _x0_loss(out: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, floor: float) -> Tensor:
-    return (out.float() - x0).pow(2).flatten(1).mean(1) / sigma.clamp(min=floor)
+def _velocity_loss(out: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, floor: float, weights: Tensor) -> Tensor:
+    return _weighted((out.float() - (noise - x0)).pow(2), weights)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]] = {
+def _x0_loss(out: Tensor, x0: Tensor, noise: Tensor, sigma: Tensor, floor: float, weights: Tensor) -> Tensor:
+    return _weighted((out.float() - x0).pow(2), weights) / sigma.clamp(min=floor)
+
+
+def _weighted(squares: Tensor, weights: Tensor) -> Tensor:
+    """Mean a sample [B] of [B,C,F,h,w], channels weighted by [C]."""
+    return (squares.mean((2, 3, 4)) * weights).mean(1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, float, Tensor], Tensor]] = {
     "velocity": _velocity_loss,
     "x0": _x0_loss,
 }
-"""Loss a sample [B] by ``denoiser.prediction``, of (output, x0, noise, sigma [B], floor).
+"""Loss a sample [B] by ``denoiser.prediction``, of (output, x0, noise, sigma [B], floor, channel weights [C]).
 
 The exact velocity loss of a network that predicts x0 is its squared error over sigma^2, which a small network at small sigma
 cannot bear: one sample near 0 outweighs the batch. Over max(sigma, floor) every noise level keeps a comparable say; this is what

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,10 @@ class ObjectiveConfig:
     sigma_mean: float = opt(0.3, "stage 3: mean of the logit-normal noise levels")
     sigma_std: float = opt(1.0, "stage 3: their standard deviation")
     shift: float = opt(1.0, "stage 3: shift of the noise levels towards 1; larger for larger videos (Wan: 3 to 5)")
+    channel_weighting: Literal["equal", "pixel"] = opt(
+        "equal",
+        "stage 3: latent channels' say in the loss: equal, or by variance, which is nearly the error of the pixels",
+    )
     sigma_floor: float = opt(0.25, "stage 3, prediction x0: the squared error is weighted 1 / max(sigma, this)")
 
     def problems(self) -> list[str]:
@@ -125,7 +129,8 @@ def stage3(batch: Batch, at: Context) -> Losses:
     noisy = flow.add_noise(x0, noise, sigma)
     out = animator.denoise(noisy, sigma, identity, tokens, expression)
     prediction = animator.config.denoiser.prediction
-    flow_loss = flow.LOSSES[prediction](out, x0, noise, sigma, cfg.sigma_floor).mean()
+    weights = flow.channel_weights(x0.new_tensor(at.vae.config.latents_std), cfg.channel_weighting)
+    flow_loss = flow.LOSSES[prediction](out, x0, noise, sigma, cfg.sigma_floor, weights).mean()
 
     joint_loss, terms = _retarget_losses(batch, at, tokens, identity_heat)
     total = flow_loss + cfg.joints * joint_loss

@@ -79,6 +79,13 @@ def test_given_face_boxes_replace_the_ones_found(pipeline):
     assert not np.array_equal(with_boxes, pipeline(character, driving, steps=1).frames)
 
 
+def test_without_a_number_the_model_takes_the_steps_that_suit_it(pipeline, monkeypatch):
+    character, driving = moving_square(1)[0], moving_square(6)
+    monkeypatch.setattr(pipeline.animator.config.denoiser, "sampling_steps", 3)
+    assert np.array_equal(pipeline(character, driving).frames, pipeline(character, driving, steps=3).frames)
+    assert not np.array_equal(pipeline(character, driving).frames, pipeline(character, driving, steps=1).frames)
+
+
 def test_euler_steps_solve_a_known_flow_exactly(pipeline, monkeypatch):
     # A straight flow (velocity eps - x0 for a fixed x0) is solved by any number of Euler steps.
     clean, noise = torch.randn(1, 6, 3, 8, 6), torch.randn(1, 6, 3, 8, 6)

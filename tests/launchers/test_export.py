@@ -36,6 +36,14 @@ def test_an_exported_model_is_half_as_large_and_nearly_the_same(tmp_path, capsys
     assert mode == stat.S_IMODE((tmp_path / "out" / files.INDEX).stat().st_mode)
 
 
+def test_the_steps_that_suit_the_weights_go_with_them(tmp_path) -> None:
+    Animator(mini()).save_pretrained(tmp_path / "run" / "model")
+    export.main(["--model", str(tmp_path / "run"), "--output", str(tmp_path / "out"), "--sampling-steps", "3"])
+    assert files.read_index(tmp_path / "out").config.denoiser.sampling_steps == 3
+    with pytest.raises(InputError, match="at least 1"):
+        export.main(["--model", str(tmp_path / "run"), "--output", str(tmp_path / "no"), "--sampling-steps", "0"])
+
+
 def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="--overwrite"):

@@ -134,8 +134,19 @@ def test_shifting_keeps_the_ends_and_moves_the_middle_towards_noise():
 
 
 def test_a_perfect_output_has_no_flow_loss_and_an_error_weighs_more_at_little_noise():
-    x0, noise, sigma = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.tensor([0.1, 0.9])
-    assert flow.LOSSES["velocity"](noise - x0, x0, noise, sigma, 0.25).sum() == 0
-    assert flow.LOSSES["x0"](x0, x0, noise, sigma, 0.25).sum() == 0
-    loss = flow.LOSSES["x0"](x0 + 1, x0, noise, sigma, 0.25)
+    x0, noise, sigma = torch.randn(2, 3, 4, 2, 2), torch.randn(2, 3, 4, 2, 2), torch.tensor([0.1, 0.9])
+    equal = flow.channel_weights(torch.tensor([3.0, 1.0, 1.0]), "equal")
+    assert flow.LOSSES["velocity"](noise - x0, x0, noise, sigma, 0.25, equal).sum() == 0
+    assert flow.LOSSES["x0"](x0, x0, noise, sigma, 0.25, equal).sum() == 0
+    loss = flow.LOSSES["x0"](x0 + 1, x0, noise, sigma, 0.25, equal)
     torch.testing.assert_close(loss, torch.tensor([4.0, 1 / 0.9]))
+
+
+def test_channels_weighted_by_variance_give_the_error_of_what_they_stand_for():
+    std = torch.tensor([2.0, 1.0, 0.5])
+    weights = flow.channel_weights(std, "pixel")
+    assert float(weights.mean()) == pytest.approx(1)
+    x0, wrong = torch.randn(2, 3, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)
+    loss = flow.LOSSES["x0"](x0 + wrong, x0, wrong, torch.ones(2), 0.25, weights)
+    real = (wrong * std.view(3, 1, 1, 1)).pow(2).mean((1, 2, 3, 4)) / (std**2).mean()
+    torch.testing.assert_close(loss, real)

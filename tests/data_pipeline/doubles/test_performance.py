@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 
-from data_pipeline.doubles.bodies import Body, Skeleton, load_asset
+from data_pipeline.doubles.bodies import Body, Skeleton
+from data_pipeline.doubles.measure import HEAVY, HandsInTrunk, sole_speeds, winding
 from data_pipeline.doubles.motions import KINDS, Motion
 from data_pipeline.doubles.motions import rotations as rot
 from data_pipeline.doubles.performance import Performer
 from data_pipeline.doubles.takes import make_identity
 from imanim.data.sample import JOINTS
-
-FPS = 12.0
-HEAVY = {"gender": 0.7, "age": 0.7, "muscle": 0.2, "weight": 1.0, "height": 0.5, "proportions": 0.5}
 
 
 def people() -> list[Performer]:
@@ -25,13 +23,6 @@ def skeleton(person: Performer, motion: Motion) -> Skeleton:
     p = person.perform(motion)
     assert p.deltas.shape == (motion.frames, 104, 3, 3) and p.root.shape == (motion.frames, 3)
     return person.body.joints_only(p.deltas, p.root, p.expressions)
-
-
-def sole_speeds(soles: np.ndarray) -> np.ndarray:
-    """Horizontal speeds, m/s, of sole points [T,8,3] that touch the floor (12 mm) in two frames on end."""
-    speed = np.linalg.norm(np.diff(soles[..., :2], axis=0), axis=-1) * FPS
-    touching = soles[..., 2] < 0.012
-    return speed[touching[1:] & touching[:-1]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,30 +94,10 @@ def test_the_rest_pose_stands_on_the_floor() -> None:
         assert abs(soles[..., 2].min()) < 1e-3
 
 
-def winding(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """Generalised winding number of points [P,3] in a nearly closed surface [F,3,3]: about 1 inside, 0 outside."""
-    v = triangles[None] - points[:, None, None]
-    a, b, c = (v[:, :, i] for i in range(3))
-    la, lb, lc = (np.linalg.norm(x, axis=-1) for x in (a, b, c))
-    top = (a * np.cross(b, c)).sum(-1)
-    below = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (a * c).sum(-1) * lb
-    return np.abs(np.arctan2(top, below).sum(1) / (2 * np.pi))
-
-
 def test_hands_do_not_pass_through_a_heavy_trunk() -> None:
-    asset = load_asset()
-    names = np.array(asset.bone_names)[np.asarray(asset.skin_weights.argmax(1)).ravel()]
-    trunk = [n.startswith(("root", "pelvis", "spine", "clavicle", "shoulder", "neck", "upperleg01")) for n in names]
-    cloth = asset.triangles[asset.groups == 5]
-    cloth = cloth[np.array(trunk)[cloth].all(1)]
-    hands = np.flatnonzero([n.startswith(("finger", "wrist")) for n in names])
-    hands = np.intersect1d(hands, np.unique(asset.triangles[asset.groups == 0]))[::40]
-    inside, frames, person = 0, 0, PEOPLE[2]
-    for kind in ("gesture", "talk", "walk", "idle", "bow", "dance"):
-        p = person.perform(Motion(kind, 3))
-        posed = person.body.pose(p.deltas[3::10], p.root[3::10])
-        for vertices in posed.vertices:
-            frames += 1
-            inside += bool((winding(vertices[hands], vertices[cloth]) > 0.5).any())
-    assert winding(person.body.rest_vertices[None].mean(1), person.body.rest_vertices[cloth]) > 0.5  # it does measure
-    assert inside / frames < 0.1
+    measure, person = HandsInTrunk(), PEOPLE[2]
+    kinds = ("gesture", "talk", "walk", "idle", "bow", "dance")
+    inside = np.concatenate([measure.frames(person, kind, 3) for kind in kinds])
+    rest = person.body.rest_vertices
+    assert winding(rest[None].mean(1), rest[measure.trunk]) > 0.5  # it does measure
+    assert inside.mean() < 0.1
