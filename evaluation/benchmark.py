@@ -24,11 +24,12 @@ from tqdm import tqdm
 from evaluation import baselines, summary
 from evaluation.metrics import joints as joint_metrics
 from evaluation.metrics import pixels
+from evaluation.strips import sample_strip
 from imanim.config import opt, req, to_dict
 from imanim.data.files import sha256_file, write_json
 from imanim.data.sample import Sample, decode
 from imanim.data.shards import MANIFEST, ShardSet
-from imanim.data.video import write_video
+from imanim.data.video import write_png, write_video
 from imanim.errors import InputError
 from imanim.inference import find_model
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 PROTOCOL = "doubles-cross-identity-1"
 """Name and version; numbers of different protocols do not belong side by side."""
-RESULT, VIDEOS = "result.json", "videos"
+RESULT, VIDEOS, FILMSTRIPS = "result.json", "videos", "filmstrips"
 VIDEO_METRICS = ("psnr", "ssim", "psnr_person", "ssim_person")
 BASELINES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VIDEO_METRICS, ("hold", "hold_autoencoder", "driver")),
@@ -57,14 +58,14 @@ class EvalConfig:
         "folder of shards with a test split (data=FOLDER), e.g. made by launchers/preprocess.py from Doubles"
     )
     model: str | None = opt(None, "training run or model folder; null = the packaged tiny model")
-    output: str = opt("runs/evaluation", "folder for result.json, report.html and videos")
+    output: str = opt("runs/evaluation", "folder for result.json, report.html, videos and filmstrips")
     splits: list[str] = opt(["test"], "splits to measure")
     levels: list[str] = opt([], "only clips of these difficulty levels (L0 to L4); empty = all")
     joint_clips: int | None = opt(None, "clips a split whose retargeted joints are measured, spread evenly; null = all")
     video_clips: int | None = opt(
         None, "of these, clips whose video is generated and measured (slow); null = all, 0 = none"
     )
-    saved_videos: int = opt(6, "generated videos kept a split")
+    saved_videos: int = opt(6, "generated videos, and their filmstrips beside driver and truth, kept a split")
     steps: int | None = opt(None, "sampling steps; null = what suits the model's weights")
     shift: float = opt(1.0, "shift of the sampling noise levels")
     seed: int = opt(0, "of the noise; clip i of a split uses seed + i")
@@ -199,6 +200,7 @@ def _measure_batch(
                 methods.setdefault(method, {}).update(_pixel_metrics(made, sample))
             if number in kept:
                 write_video(Path(cfg.output) / VIDEOS / f"{sample.key}.mp4", videos["ours"][i], sample.fps)
+                write_png(Path(cfg.output) / FILMSTRIPS / f"{sample.key}.png", sample_strip(sample, videos["ours"][i]))
         rows.append({"key": sample.key, "split": split, **_labels(sample), "methods": methods})
     return rows
 

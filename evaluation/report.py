@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from evaluation.benchmark import VIDEOS
+from evaluation.strips import sample_strip
 from evaluation.summary import HIGHER_IS_BETTER, METRIC_NAMES, OURS
 from imanim.data.sample import Sample, decode
 from imanim.data.shards import ShardSet
 from imanim.data.video import read_video, write_png, write_video
-from imanim.inference.filmstrip import filmstrip, pick
 
 ROWS = {
     OURS: "ours",
@@ -139,9 +139,7 @@ def _number(value: float | None, metric: str) -> str:
 
 def sample_figure(sample: Sample, made: np.ndarray, *, frames: int = 7, moving: bool = True) -> str:
     """Character, driver, truth and ours as a filmstrip and as one looping video. ``made`` uint8 [T,H,W,3]."""
-    shown = pick(len(made), frames)
-    rows = [("driver", sample.driving), ("truth", sample.truth), ("ours", made)]
-    strip = filmstrip([(name, clip[shown]) for name, clip in rows], height=192, lead=("character", sample.identity))
+    strip = sample_strip(sample, made, frames=frames)
     meta = sample.meta
     kind = meta["motion"]["kind"] if isinstance(meta.get("motion"), dict) else "motion"
     level, framing = meta.get("level", ""), str(meta.get("framing", "")).replace("_", " ")

@@ -104,6 +104,7 @@ def test_the_result_is_on_disk_with_protocol_weights_and_a_video(result):
     assert json.loads((output / "result.json").read_text()) == found
     assert found["protocol"]["name"] == benchmark.PROTOCOL and len(found["model"]["weights_sha256"]) == 7
     assert [p.name for p in (output / "videos").iterdir()] == ["s3.mp4"]
+    assert [p.name for p in (output / "filmstrips").iterdir()] == ["s3.png"]
 
 
 def test_levels_choose_clips_and_the_same_settings_give_the_same_numbers(data, model, tmp_path):
