@@ -17,7 +17,7 @@ from imanim.models.expression import Expression
 from imanim.models.joints import JointDecoder, frame_to_square, pad_to_square, read_out, square_to_frame
 from imanim.models.quantizer import Codebook
 from imanim.models.retargeter import Retargeter
-from imanim.models.tokenizer import MotionDecoder, MotionEncoder
+from imanim.models.tokenizer import ENCODERS, MotionDecoder
 
 PARTS = ("tokenizer_encoder", "codebook", "motion_decoder", "joint_decoder", "retargeter", "expression", "denoiser")
 """Every parameter and buffer belongs to exactly one part. ``joint_decoder`` reads the retargeted tokens; the light joint head of
@@ -58,7 +58,7 @@ class Animator(nn.Module):
         self.parts = tuple(p for p in PARTS if p in parts)
         self.modes: dict[str, str] = dict.fromkeys(self.parts, "train")
         have = set(self.parts)
-        self.tokenizer_encoder = MotionEncoder(tk, cfg.joints) if "tokenizer_encoder" in have else None
+        self.tokenizer_encoder = ENCODERS[tk.encoder](tk, cfg.joints) if "tokenizer_encoder" in have else None
         self.codebook = _codebook(config) if "codebook" in have else None
         self.motion_decoder = MotionDecoder(tk, cfg.joints) if "motion_decoder" in have else None
         self.joint_decoder = (
@@ -107,7 +107,7 @@ class Animator(nn.Module):
         ``generator`` (CPU) picks vectors that start and revive codes; needed while the codebook trains.
         """
         tk, batch = self.config.tokenizer, driving.shape[:2]
-        frames = pad_to_square(driving.flatten(0, 1), tk.image_size)
+        frames = pad_to_square(driving.flatten(0, 1), tk.image_size, antialias=tk.antialias)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.modes["tokenizer_encoder"] == "train"):
             z, features = self.part("tokenizer_encoder")(frames)
         if not vq:
@@ -120,8 +120,13 @@ class Animator(nn.Module):
         return self.part("motion_decoder")(z.flatten(0, 1)).unflatten(0, z.shape[:2])
 
     def read_patch_joints(self, motion: MotionTokens) -> Tensor:
-        """The same straight from the patch tokens: stage 1's second teacher."""
-        heat = self.part("tokenizer_encoder").patch_head(motion.patch_features)[:, 0]
+        """The same straight from the patch tokens: stage 1's second teacher. Raises InputError without ``tokenizer.patch_head``."""
+        head = self.part("tokenizer_encoder").patch_head
+        if head is None:
+            raise InputError(
+                "tokenizer.patch_head: false, so there are no joints to read from patches; set objective.patch_joints=0"
+            )
+        heat = head(motion.patch_features)[:, 0]
         return heat.unflatten(0, motion.z.shape[:2])
 
     def motion_joints_in_frame(self, logits: Tensor) -> Tensor:
@@ -239,8 +244,9 @@ def initialise_joint_prior(animator: Animator, joints: Tensor, weight: Tensor) -
     """
     xy = joints[..., :2]
     square = animator.to_square(xy)
-    if animator.tokenizer_encoder is not None:
-        animator.tokenizer_encoder.patch_head.set_prior(square, weight)
+    patch_head = animator.part("tokenizer_encoder").patch_head if animator.tokenizer_encoder is not None else None
+    if patch_head is not None:
+        patch_head.set_prior(square, weight)
     if animator.motion_decoder is not None:
         animator.motion_decoder.head.set_prior(square, weight)
     if animator.joint_decoder is not None:

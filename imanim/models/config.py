@@ -25,11 +25,22 @@ def _positive(cfg: object, *names: str) -> list[str]:
 class TokenizerConfig:
     """Motion tokenizer and motion decoder (METHOD.md, stage 1)."""
 
+    encoder: Literal["conv", "titok"] = opt(
+        "conv", "conv: a small ViT on a convolutional stem; titok: the paper's, laid out as the authors released it"
+    )
     image_size: int = opt(96, "side S of the padded square frame the encoder sees, in pixels")
     stem_patch: int = opt(
         4, "kernel and stride of the first convolution; 16 with stem_convs=0 is a plain ViT patch embedding"
     )
     stem_convs: int = opt(2, "3x3 stride-2 convolutions after it; a patch is stem_patch * 2**stem_convs pixels")
+    stem_padding: tuple[int, int] = opt((0, 0), "titok: zeros above/below and beside the frame; the release has [4, 2]")
+    antialias: bool = opt(True, "smooth a frame that shrinks to image_size; the release does not")
+    patch_head: bool = opt(
+        True, "heatmaps straight from the patch tokens, stage 1's second teacher; the release has none"
+    )
+    gradient_checkpointing: bool = opt(
+        False, "titok: recompute the blocks in the backward pass: less memory, more time"
+    )
     width: int = opt(128, "width E of the encoder")
     layers: int = opt(3, "transformer layers of the encoder")
     heads: int = opt(4, "attention heads of encoder and decoder")
@@ -56,12 +67,23 @@ class TokenizerConfig:
         if found:
             return found
         found += _divides("image_size", self.image_size, "the patch", self.stem_patch * 2**self.stem_convs)
+        found += self._encoder_problems()
         found += _divides("width", self.width, "heads", self.heads)
         found += _divides("decoder_width", self.decoder_width, "heads", self.heads)
         found += _divides("heatmap", self.heatmap, "decoder_grid", self.decoder_grid)
         found += _divides("heatmap", self.heatmap, "the patch grid", self.grid) if not found else []
         if not 0 < self.code_decay < 1:
             found.append(f"code_decay: {self.code_decay} must lie between 0 and 1")
+        return found
+
+    def _encoder_problems(self) -> list[str]:
+        if self.encoder == "conv":
+            return [] if not any(self.stem_padding) else ["stem_padding: only the encoder titok pads its patches"]
+        found = (
+            [] if self.stem_convs == 0 else [f"stem_convs: {self.stem_convs}, but titok's patches are one layer; set 0"]
+        )
+        if not 0 <= 2 * max(self.stem_padding) < self.stem_patch:
+            found.append(f"stem_padding: {list(self.stem_padding)} must stay below half a patch ({self.stem_patch})")
         return found
 
 

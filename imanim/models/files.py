@@ -93,6 +93,23 @@ def convert(source: Path, folder: Path, dtype: torch.dtype, *, sampling_steps: i
     return read_index(folder).sizes_bytes
 
 
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Writes one safetensors file, whole or not at all, with its floating-point tensors as ``dtype``. Raises InputError."""
+    aside = path.with_name(path.name + ".partial")
+    whole = {
+        k: v.detach().cpu().to(dtype if v.is_floating_point() else v.dtype).contiguous() for k, v in tensors.items()
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(whole, aside, metadata={"format": "pt"})
+        os.replace(aside, path)
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise from_os_error(error, path) from None
+        raise InputError(f"{path}: not written: {error}; make room or choose another path") from None
+
+
 def _save_part(folder: Path, name: str, config: AnimatorConfig, tensors: Mapping[str, Tensor]) -> int:
     folder.mkdir()
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}

@@ -21,15 +21,20 @@ SIGMA_CELLS = 0.9
 """Standard deviation of the target Gaussian, in heatmap cells."""
 
 
-def pad_to_square(frames: Tensor, size: int) -> Tensor:
-    """Pads the short side with black, equally on both ends, and resizes: [M,3,H,W] to [M,3,size,size]."""
+def pad_to_square(frames: Tensor, size: int, *, antialias: bool = True) -> Tensor:
+    """Pads the short side with black, equally on both ends, and resizes: [M,3,H,W] to [M,3,size,size].
+
+    Bilinear. With ``antialias`` a frame that shrinks is smoothed first; the released encoder was trained without.
+    """
     height, width = frames.shape[-2:]
     side = max(height, width)
     left, top = (side - width) // 2, (side - height) // 2
     frames = F.pad(frames, (left, side - width - left, top, side - height - top))
     if side == size:
         return frames
-    return F.interpolate(frames, (size, size), mode="bilinear", align_corners=False, antialias=side > size)
+    return F.interpolate(
+        frames, (size, size), mode="bilinear", align_corners=False, antialias=antialias and side > size
+    )
 
 
 def frame_to_square(xy: Tensor, height: int, width: int) -> Tensor:

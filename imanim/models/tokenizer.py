@@ -5,6 +5,8 @@ The tokens never have to reproduce a pixel, which is why they need not carry who
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from imanim.models.config import TokenizerConfig
 from imanim.models.joints import HeatmapHead
 from imanim.models.layers import Block, table
+from imanim.models.titok import TiTokEncoder
 
 
 def stem(patch: int, convs: int, width: int) -> nn.Sequential:
@@ -23,7 +26,7 @@ def stem(patch: int, convs: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class MotionEncoder(nn.Module):
+class ConvEncoder(nn.Module):
     """TiTok-like ViT: patch tokens and K learned latent tokens go in, only the latent tokens are kept."""
 
     def __init__(self, cfg: TokenizerConfig, joints: int):
@@ -36,7 +39,9 @@ class MotionEncoder(nn.Module):
         self.norm = nn.LayerNorm(cfg.width)
         self.to_token = nn.Linear(cfg.width, cfg.token_dim)
         # Heatmaps read straight from the patch tokens: without this second teacher the path through K tokens never starts.
-        self.patch_head = HeatmapHead(cfg.width, joints, (cfg.grid, cfg.grid), cfg.heatmap // cfg.grid)
+        self.patch_head = (
+            HeatmapHead(cfg.width, joints, (cfg.grid, cfg.grid), cfg.heatmap // cfg.grid) if cfg.patch_head else None
+        )
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Square frames [M,3,S,S] in [0,1] to unit-length tokens [M,K,D] and patch features [M,g*g,E]."""
@@ -68,3 +73,8 @@ class MotionDecoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(x[:, z.shape[1] :])[:, 0]
+
+
+ENCODERS: dict[str, Callable[[TokenizerConfig, int], nn.Module]] = {"conv": ConvEncoder, "titok": TiTokEncoder}
+"""By ``tokenizer.encoder``. Each maps square frames [M,3,S,S] to (unit tokens [M,K,D], patch features [M,g*g,E]) and has a
+``patch_head`` (or None)."""

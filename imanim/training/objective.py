@@ -88,21 +88,19 @@ def stage1(batch: Batch, at: Context) -> Losses:
     vq = at.progress >= at.cfg.vq_start_fraction
     motion = at.animator.motion_tokens(frames, vq=vq, generator=at.generator)
     heat = at.animator.read_motion_joints(motion.z)
-    patch_heat = at.animator.read_patch_joints(motion)
-    heat_loss = heatmap_loss(heat, square, weight, coordinates=at.cfg.coordinates)
-    patch_loss = heatmap_loss(patch_heat, square, weight, coordinates=0.0)
-    total = heat_loss + at.cfg.patch_joints * patch_loss + motion.vq_loss
     size = (at.animator.config.height, at.animator.config.width)
-    terms = {
-        "heatmap": heat_loss,
-        "patch_heatmap": patch_loss,
-        "vq": motion.vq_loss,
-        "joint_error": joint_error(at.animator.motion_joints_in_frame(heat), joints[..., :2], weight, *size),
-        "patch_joint_error": joint_error(
-            at.animator.motion_joints_in_frame(patch_heat), joints[..., :2], weight, *size
-        ),
-        **_code_terms(at, motion),
-    }
+
+    def error(heatmaps: Tensor) -> Tensor:
+        return joint_error(at.animator.motion_joints_in_frame(heatmaps), joints[..., :2], weight, *size)
+
+    heat_loss = heatmap_loss(heat, square, weight, coordinates=at.cfg.coordinates)
+    total = heat_loss + motion.vq_loss
+    terms = {"heatmap": heat_loss, "vq": motion.vq_loss, "joint_error": error(heat), **_code_terms(at, motion)}
+    if at.cfg.patch_joints:
+        patch_heat = at.animator.read_patch_joints(motion)
+        patch_loss = heatmap_loss(patch_heat, square, weight, coordinates=0.0)
+        total = total + at.cfg.patch_joints * patch_loss
+        terms |= {"patch_heatmap": patch_loss, "patch_joint_error": error(patch_heat)}
     return _losses(total, terms)
 
 
@@ -135,7 +133,9 @@ def stage3(batch: Batch, at: Context) -> Losses:
     joint_loss, terms = _retarget_losses(batch, at, tokens, identity_heat)
     total = flow_loss + cfg.joints * joint_loss
     if animator.modes["tokenizer_encoder"] == "train":
-        total = total + motion.vq_loss + cfg.joints * cfg.patch_joints * _driver_loss(batch, at, motion)
+        total = total + motion.vq_loss
+        if cfg.patch_joints:
+            total = total + cfg.joints * cfg.patch_joints * _driver_loss(batch, at, motion)
     _, to_x0 = PREDICTIONS[prediction]
     latent_error = (to_x0(out.detach().float(), noisy, sigma.view(-1, 1, 1, 1, 1)) - x0).pow(2).mean()
     return _losses(total, {"flow": flow_loss, "latent_mse": latent_error, **terms, **_code_terms(at, motion)})

@@ -13,7 +13,7 @@ from imanim.models.animator import Animator
 from imanim.models.config import TokenizerConfig
 from imanim.models.expression import ExpressionBlock, crop_faces
 from imanim.models.retargeter import Retargeter
-from imanim.models.tokenizer import MotionEncoder, stem
+from imanim.models.tokenizer import ConvEncoder, stem
 
 
 def test_shapes_follow_the_contract():
@@ -39,7 +39,7 @@ def test_the_stem_can_be_convolutions_or_a_plain_patch_embedding(setting):
     cfg = TokenizerConfig(image_size=64, width=32, layers=1, **setting)
     assert cfg.problems() == [] and cfg.grid == 4
     assert sum(isinstance(m, torch.nn.Conv2d) for m in stem(cfg.stem_patch, cfg.stem_convs, 32)) == 1 + cfg.stem_convs
-    z, features = MotionEncoder(cfg, J)(torch.rand(3, 3, 64, 64))
+    z, features = ConvEncoder(cfg, J)(torch.rand(3, 3, 64, 64))
     assert z.shape == (3, 16, 12) and features.shape == (3, 16, 32)
 
 
