@@ -164,7 +164,7 @@ class MonitorConfig:
     validation_batches: int = opt(4, "global batches a validation takes")
     picture_every: int = opt(200, "filmstrips of the first validation samples")
     picture_samples: int = opt(2, "samples a filmstrip shows")
-    sampling_steps: int = opt(8, "denoising steps of a stage-3 filmstrip")
+    sampling_steps: int | None = opt(None, "denoising steps of a stage-3 filmstrip; null = what suits the model")
     checkpoint_every: int = opt(500, "checkpoint and exported weights; the last step always gets one")
     keep: int = opt(2, "checkpoints kept, the newest ones")
     tensorboard: bool = opt(True, "write TensorBoard files")
@@ -173,7 +173,7 @@ class MonitorConfig:
         names = ("validate_every", "picture_every", "checkpoint_every")
         found = [f"{name}: {getattr(self, name)} must not be negative" for name in names if getattr(self, name) < 0]
         for name in ("log_every", "keep", "validation_batches", "picture_samples", "sampling_steps"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 found.append(f"{name}: {getattr(self, name)} must be at least 1")
         return found
 

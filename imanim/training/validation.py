@@ -90,7 +90,8 @@ def video_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[s
     random = batches.random_source(cfg.seed, 0, batches.VALIDATION)
     shape = (len(target), sizes.latent_channels, clock.latent_frames(target.shape[1]), *sizes.latent_size)
     noise = torch.randn(shape, generator=random).to(target.device)
-    latents = euler(lambda x, sigma: animator.velocity(x, sigma, conditions), noise, cfg.monitor.sampling_steps)
+    steps = cfg.monitor.sampling_steps or sizes.denoiser.sampling_steps
+    latents = euler(lambda x, sigma: animator.velocity(x, sigma, conditions), noise, steps)
     return {"driver": batch["driving"], "generated": decode_video(vae, latents), "truth": target}
 
 
