@@ -34,7 +34,7 @@ from imanim.data.shards import is_complete, write_manifest, write_shard
 from imanim.errors import InputError
 
 LICENCE = "Apache-2.0, made by imanim Doubles from CC0 assets"
-GENERATOR_VERSION = 1  # raised when the same settings give other samples
+GENERATOR_VERSION = 2  # raised when the same settings give other samples
 CONFIG_FILE, REPORT_FILE = "config.json", "report.json"
 _FREE_SETTINGS = ("output", "workers", "device")  # they do not change what is made
 

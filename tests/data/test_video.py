@@ -104,3 +104,17 @@ def test_a_damaged_image_is_refused(tmp_path) -> None:
     for name in ("cut.png", "text.png", "absent.png"):
         with pytest.raises(InputError, match=name):
             video.read_image(tmp_path / name)
+
+
+def test_the_same_frames_give_the_same_bytes_wherever_they_lie_in_memory():
+    """x264's macroblock tree did not, on CPUs with AVX-512: a moving clip came out in 21 ways of 24."""
+    rng = np.random.default_rng(0)
+    scene = np.kron(rng.integers(0, 255, (40, 30, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    clip = np.stack([scene[3 * t : 3 * t + 128, 2 * t : 2 * t + 80] for t in range(17)])
+    clip[:, 40:80, 30:50] = rng.integers(0, 255, (17, 1, 1, 3))
+    made = {video.write_video(None, clip, 12)}
+    for _ in range(7):
+        junk = [rng.integers(0, 255, int(rng.integers(10**4, 10**6)), dtype=np.uint8) for _ in range(3)]
+        del junk
+        made.add(video.write_video(None, clip.copy(), 12))
+    assert len(made) == 1
