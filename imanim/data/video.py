@@ -207,7 +207,7 @@ def _opaque(image: Image.Image, background: str | None, name: str) -> Image.Imag
 
 def _encode(file: Path, frames: np.ndarray, fps: float, crf: int, gop_frames: int) -> None:
     rate = Fraction(fps).limit_denominator(1001)
-    # mbtree=0: with it x264 gives other bytes each time on CPUs with AVX-512 (21 of 24 encodings of one clip differed).
+    # mbtree=0: with it x264 gives other bytes each time on CPUs with AVX-512 (one clip: 21 ways in 24 encodings).
     options = {"crf": str(crf), "preset": "medium", "threads": "1", "x264-params": "scenecut=0:open-gop=0:mbtree=0"}
     with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
