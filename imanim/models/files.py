@@ -101,7 +101,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype)
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(whole, aside, metadata={"format": "pt"})
+        _write_safetensors(whole, aside)
         os.replace(aside, path)
     except (OSError, SafetensorError) as error:
         aside.unlink(missing_ok=True)
@@ -110,14 +110,18 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype)
         raise InputError(f"{path}: not written: {error}; make room or choose another path") from None
 
 
-def _save_part(folder: Path, name: str, config: AnimatorConfig, tensors: Mapping[str, Tensor]) -> int:
-    folder.mkdir()
-    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+def _write_safetensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
     # Its writer makes the file private; a model is to be read by whoever may read the folder.
     mask = os.umask(0)
     os.umask(mask)
-    (folder / WEIGHTS).chmod(0o666 & ~mask)
+    path.chmod(0o666 & ~mask)
+
+
+def _save_part(folder: Path, name: str, config: AnimatorConfig, tensors: Mapping[str, Tensor]) -> int:
+    folder.mkdir()
+    whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    _write_safetensors(whole, folder / WEIGHTS)
     (folder / "config.json").write_text(
         json.dumps({"_class_name": f"imanim.{name}", "config": to_dict(config)}, indent=2) + "\n"
     )

@@ -38,6 +38,9 @@ HEAD_WIDTH = 64
 PADDING = (4, 2)
 """Padding of the release's patch convolution; the file does not say it either."""
 
+_RELEASE = (1024, 16, 16, 32, 4096, 12, 24)
+"""Width, patch, grid, tokens, codes, their dimension and layers of the release itself."""
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -139,15 +142,7 @@ def _sizes(path: Path, found: Shapes) -> TokenizerConfig:
         tokens, (codes, dim) = found["latent_tokens"][0], found[CODES]
         layers = 1 + max(int(n.split(".")[2]) for n in found if n.startswith("encoder.transformer."))
     except (KeyError, ValueError, IndexError):
-        width, patch, grid, tokens, codes, dim, layers = (
-            1024,
-            16,
-            16,
-            32,
-            4096,
-            12,
-            24,
-        )  # compare with the release itself
+        width, patch, grid, tokens, codes, dim, layers = _RELEASE  # then say what the release has and this has not
     cfg = TokenizerConfig(
         encoder="titok", image_size=grid * patch, stem_patch=patch, stem_convs=0, stem_padding=PADDING, antialias=False,
         patch_head=False, width=width, layers=layers, heads=max(1, width // HEAD_WIDTH), tokens=tokens, token_dim=dim,

@@ -30,8 +30,8 @@ def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 def channel_weights(std: Tensor, weighting: str) -> Tensor:
     """Weights [C], mean 1, of the squared errors of normalised latents whose channels had the standard deviations ``std`` [C].
 
-    ``equal``: every channel the same. ``pixel``: by variance, so that with a decoder that is linear and keeps lengths (nearly so is
-    the tiny autoencoder's) the loss is the squared error of the pixels; normalising had made faint detail as dear as colour.
+    ``equal``: every channel the same. ``pixel``: by variance; were the decoder linear and kept lengths, the loss would be the
+    squared error of the pixels, where equal weights make faint detail as dear as colour.
     """
     weights = std**2 if weighting == "pixel" else torch.ones_like(std)
     return weights / weights.mean()

@@ -43,7 +43,7 @@ class ObjectiveConfig:
     shift: float = opt(1.0, "stage 3: shift of the noise levels towards 1; larger for larger videos (Wan: 3 to 5)")
     channel_weighting: Literal["equal", "pixel"] = opt(
         "equal",
-        "stage 3: latent channels' say in the loss: equal, or by variance, which is nearly the error of the pixels",
+        "stage 3: latent channels' say in the loss: equal, or by variance, as their errors weigh in the pixels of a linear decoder",
     )
     sigma_floor: float = opt(0.25, "stage 3, prediction x0: the squared error is weighted 1 / max(sigma, this)")
 
