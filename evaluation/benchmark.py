@@ -217,14 +217,17 @@ def _run_model(
     batch = collate([to_tensors(sample) for sample in samples])
     frames = batch["driving"].shape[1]
     identity = pipeline.encode_character(batch["identity"])
-    motion = pipeline.read_motion(batch["driving"], identity)
+    image = pipeline.encode_condition(batch["identity"], batch["driving"].shape[1])
+    motion = pipeline.read_motion(batch["driving"], identity, image=image)
     unknown = np.full((len(samples), frames, batch["joints"].shape[2], 2), np.nan)
     retargeted = unknown if motion.joints is None else motion.joints.float().cpu().numpy()
     driving = unknown if motion.driving_joints is None else motion.driving_joints.float().cpu().numpy()
     if not wants_video:
         return retargeted, driving, {}
     noise = torch.cat([pipeline.noise(frames, cfg.seed + i) for i in numbers])
-    videos = {"ours": pipeline.decode(pipeline.sample(motion.conditions, noise, cfg.steps or pipeline.default_steps))}
+    steps = cfg.steps or pipeline.default_steps
+    latents = pipeline.sample(motion.conditions, noise, steps, low_noise=motion.low_noise)
+    videos = {"ours": pipeline.decode(latents)}
     still = batch["identity"][:, None].expand(-1, frames, -1, -1, -1)
     for name, clip in (("autoencoder", batch["target"]), ("hold_autoencoder", still)):
         videos[name] = pipeline.decode(encode_video(pipeline.vae, clip.to(pipeline.device)))

@@ -1,7 +1,7 @@
 """Typed configuration: dataclasses behind OmegaConf YAML.
 
 A schema is a dataclass whose fields are made with :func:`opt` (a default and a sentence of documentation) or :func:`req`
-(no default). YAML may name a base with ``extends: other.yaml`` (relative to the file). Unknown keys are refused with the
+(no default). YAML may name a base with ``extends: other.yaml`` (relative to the file), or several, later ones over earlier. Unknown keys are refused with the
 nearest known key, wrong types with what was expected, and every problem is reported at once.
 """
 
@@ -39,13 +39,20 @@ def req(doc: str) -> Any:
     return dataclasses.field(metadata={"doc": doc})
 
 
-def load(schema: type[C], path: str | Path | None, overrides: Sequence[str] = ()) -> C:
+def load(
+    schema: type[C],
+    path: str | Path | Sequence[str | Path] | None,
+    overrides: Sequence[str] = (),
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> C:
     """Reads a configuration.
 
     Args:
         schema: the dataclass to fill.
-        path: the YAML file, or None for defaults and overrides alone.
+        path: the YAML file, several of them (each laid over the ones before), or None for defaults and overrides alone.
         overrides: ``key=value`` or ``a.b=value`` strings, values in YAML (``parts.retargeter.lr=1e-4``).
+        settings: plain values laid over the files, under the overrides.
 
     Returns:
         An instance of ``schema`` whose own and nested ``problems()`` methods all returned nothing.
@@ -53,7 +60,10 @@ def load(schema: type[C], path: str | Path | None, overrides: Sequence[str] = ()
     Raises:
         ConfigError: with every problem found.
     """
-    tree = _read_yaml(Path(path)) if path is not None else {}
+    paths = [path] if isinstance(path, (str, Path)) else list(path or ())
+    tree: dict[str, Any] = {}
+    for each in [*(_read_yaml(Path(p)) for p in paths), dict(settings or {})]:
+        tree = merge(tree, each)
     problems: list[str] = []
     for text in overrides:
         _apply_override(tree, text, problems)
@@ -61,7 +71,7 @@ def load(schema: type[C], path: str | Path | None, overrides: Sequence[str] = ()
     # Values are only worth checking against each other once every one of them has its right type.
     problems += [] if problems else _own_problems(cfg, "")
     if problems:
-        where = f"{path}: " if path is not None else ""
+        where = f"{', '.join(map(str, paths))}: " if paths else ""
         raise ConfigError([where + p for p in problems])
     return cfg
 
@@ -119,15 +129,18 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = settings.pop("extends", None)
     if base is None:
         return settings
-    return _merge(_read_yaml(path.parent / str(base), (*seen, path.resolve())), settings)
+    below: dict[str, Any] = {}
+    for each in base if isinstance(base, list) else [base]:
+        below = merge(below, _read_yaml(path.parent / str(each), (*seen, path.resolve())))
+    return merge(below, settings)
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` laid on ``base``: mappings merge key by key, everything else replaces."""
     out = dict(base)
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = _merge(dict(out[key]), value) if both else value
+        out[key] = merge(dict(out[key]), value) if both else value
     return out
 
 
@@ -142,7 +155,7 @@ def _apply_override(tree: dict[str, Any], text: str, problems: list[str]) -> Non
         problems.append(f"`{text}`: the value is not readable as YAML ({error})")
         return
     assert isinstance(parsed, dict)
-    merged = _merge(tree, {str(k): v for k, v in parsed.items()})
+    merged = merge(tree, {str(k): v for k, v in parsed.items()})
     tree.clear()
     tree.update(merged)
 

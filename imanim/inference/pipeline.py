@@ -26,6 +26,14 @@ from imanim.inference.frames import MIN_FRAMES
 from imanim.inference.windows import padded, stitch
 from imanim.models.animator import Animator, Conditions
 from imanim.models.autoencoder import decode_video, encode_image, load_autoencoder
+from imanim.models.conditioning import (
+    ImageCondition,
+    ImageEncoder,
+    autoencoder_folder,
+    image_condition,
+    image_encoder,
+)
+from imanim.models.config import AnimatorConfig
 from imanim.models.joints import read_out
 
 OVERLAP_FRAMES = 5
@@ -52,7 +60,7 @@ class AnimationOutput(BaseOutput):
 class Motion:
     """What the model read from a batch of driving clips for a character.
 
-    conditions: for the denoiser. driving_joints [B,T,J,2]: the motion tokens' joints in the driving frame (None without a
+    conditions: for the denoiser. low_noise: for the low-noise half's, if there is one. driving_joints [B,T,J,2]: the motion tokens' joints in the driving frame (None without a
     motion decoder). joints [B,T,J,2]: the retargeted joints in the target frame (None without a joint decoder). faces
     [B,T,4]: the boxes the expression was read from.
     """
@@ -61,36 +69,68 @@ class Motion:
     driving_joints: Tensor | None
     joints: Tensor | None
     faces: Tensor
+    low_noise: Conditions | None = None
 
 
 class AnimationPipeline(DiffusionPipeline):
-    """Animates a character by a driving video; see :meth:`__call__`."""
+    """Animates a character by a driving video; see :meth:`__call__`.
+
+    Args:
+        image_encoder: of an image-to-video base (``conditioning.image_encoder``).
+        low_noise: the low-noise half of a model trained in two (Wan 2.2 A14B); ``animator`` is then the high-noise half.
+    """
 
     animator: Animator
     vae: Any
     scheduler: Any
+    image_encoder: ImageEncoder | None
+    low_noise: Animator | None
 
-    def __init__(self, animator: Animator, vae: Any, scheduler: Any):
+    _optional_components = ["image_encoder", "low_noise"]
+
+    def __init__(
+        self,
+        animator: Animator,
+        vae: Any,
+        scheduler: Any,
+        image_encoder: ImageEncoder | None = None,
+        low_noise: Animator | None = None,
+    ):
         super().__init__()
-        self.register_modules(animator=animator.eval(), vae=vae, scheduler=scheduler)
+        halves = {"low_noise": low_noise.eval() if low_noise is not None else None}
+        self.register_modules(
+            animator=animator.eval(), vae=vae, scheduler=scheduler, image_encoder=image_encoder, **halves
+        )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, shift: float = 1.0) -> AnimationPipeline:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        folder: str | Path,
+        *,
+        low_noise: str | Path | None = None,
+        shift: float | None = None,
+        base: str | None = None,
+        attention: str | None = None,
+    ) -> AnimationPipeline:
         """Loads a model that training wrote.
 
         Args:
             folder: a saved model or a training run's folder; its config names the autoencoder.
-            shift: of the sampling noise levels, sigma' = s*sigma / (1 + (s-1)*sigma); larger spends more steps on noise.
+            low_noise: the same of the low-noise half, when the model was trained in two.
+            shift: of the sampling noise levels, sigma' = s*sigma / (1 + (s-1)*sigma); larger spends more steps on noise. None
+                is what suits the model.
+            base, attention: instead of what the config says (see AnimatorConfig): weights may move, kernels differ by machine.
 
         Raises:
-            InputError: missing, damaged, of another size, or trained only up to a stage that makes no video.
+            InputError: missing, damaged, of another size, trained only up to a stage that makes no video, or half of a model.
         """
-        animator = Animator.from_pretrained(find_model(folder))
-        missing = [p for p in NEEDED_PARTS if p not in animator.parts]
-        if missing:
-            raise InputError(f"{folder}: has no {', '.join(missing)}, so it makes no video; give a model of stage 3")
-        vae = load_autoencoder(animator.config.autoencoder)
-        return cls(animator, vae, FlowMatchEulerDiscreteScheduler(shift=shift))
+        animator = _load(folder, base, attention)
+        low = _load(low_noise, base, attention) if low_noise is not None else None
+        _check_halves(folder, animator.config, low.config if low is not None else None)
+        cfg = animator.config
+        vae = load_autoencoder(autoencoder_folder(cfg))
+        shift = cfg.denoiser.sampling_shift if shift is None else shift
+        return cls(animator, vae, FlowMatchEulerDiscreteScheduler(shift=shift), image_encoder(cfg), low)
 
     @property
     def canvas_size(self) -> tuple[int, int]:
@@ -104,8 +144,9 @@ class AnimationPipeline(DiffusionPipeline):
 
     def to(self, *args: Any, **kwargs: Any) -> AnimationPipeline:
         """Moves the weights; arguments as in ``torch.nn.Module.to``. (diffusers' own asks its components for a dtype.)"""
-        self.animator.to(*args, **kwargs)
-        self.vae.to(*args, **kwargs)
+        for module in (self.animator, self.vae, self.image_encoder, self.low_noise):
+            if module is not None:
+                module.to(*args, **kwargs)
         return self
 
     # ------------------------------------------------------------------------------------------------ the way in
@@ -115,13 +156,26 @@ class AnimationPipeline(DiffusionPipeline):
         return encode_image(self.vae, images.to(self.device))
 
     @torch.inference_mode()
-    def read_motion(self, driving: Tensor, identity_latents: Tensor, faces: Tensor | None = None) -> Motion:
+    def encode_condition(self, images: Tensor, frames: int) -> ImageCondition | None:
+        """What an image-to-video base is told of canvas images [B,3,H,W] for clips of T = ``frames``; None for other bases."""
+        cfg, latents = self.animator.config, clock.latent_frames(frames)
+        return image_condition(cfg, self.vae, self.image_encoder, images.to(self.device), latents)
+
+    @torch.inference_mode()
+    def read_motion(
+        self,
+        driving: Tensor,
+        identity_latents: Tensor,
+        faces: Tensor | None = None,
+        image: ImageCondition | None = None,
+    ) -> Motion:
         """Everything the denoiser needs to know about a batch of clips.
 
         Args:
             driving: [B,T,3,H,W] in [0,1], T = 4n+1.
             identity_latents: [B,C,h,w] from :meth:`encode_character`.
             faces: [B,T,4] boxes in the driving frame (NaN = none); None finds them by the motion tokens' own joints.
+            image: from :meth:`encode_condition`.
         """
         driving, animator = driving.to(self.device), self.animator
         z = animator.motion_tokens(driving).z
@@ -136,7 +190,10 @@ class AnimationPipeline(DiffusionPipeline):
         target = None
         if animator.joint_decoder is not None:
             target = read_out(animator.read_joints(tokens, driving.shape[1]))
-        return Motion(Conditions(identity_latents, tokens, expression), joints, target, faces)
+        low = None
+        if self.low_noise is not None:
+            low = self.low_noise.conditions(driving, faces, identity_latents, image)
+        return Motion(Conditions(identity_latents, tokens, expression, image), joints, target, faces, low)
 
     def _find_faces(self, driving: Tensor, joints: Tensor | None) -> Tensor:
         if joints is None:
@@ -154,17 +211,25 @@ class AnimationPipeline(DiffusionPipeline):
         return self.animator.config.denoiser.sampling_steps
 
     @torch.inference_mode()
-    def sample(self, conditions: Conditions, noise: Tensor, steps: int, *, bar: Any = None) -> Tensor:
+    def sample(
+        self, conditions: Conditions, noise: Tensor, steps: int, *, low_noise: Conditions | None = None, bar: Any = None
+    ) -> Tensor:
         """Integrates the probability flow from noise [B,C,F,h,w] to normalised latents of the same shape.
 
-        Euler steps on the scheduler's noise levels, 1 down to 0; ``bar.update()`` is called after each.
+        Euler steps on the scheduler's noise levels, 1 down to 0; ``bar.update()`` is called after each. Levels below the range
+        of a model in two halves go to the low-noise one, with its own conditions.
         """
         if steps < 1:
             raise InputError(f"{steps} sampling steps: at least 1 is needed")
         self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=self.device)
         x = noise.to(self.device)
         for sigma, timestep in zip(self.scheduler.sigmas[:-1], self.scheduler.timesteps):
-            velocity = self.animator.velocity(x, sigma.to(x).expand(len(x)), conditions)
+            half, told = self.animator, conditions
+            if float(sigma) < half.config.denoiser.sigma_range[0]:
+                if self.low_noise is None or low_noise is None:
+                    raise InputError(f"noise level {float(sigma):.3f} is the low-noise half's; give its conditions too")
+                half, told = self.low_noise, low_noise
+            velocity = half.velocity(x, sigma.to(x).expand(len(x)), told)
             x = self.scheduler.step(velocity.float(), timestep, x, return_dict=False)[0]
             if bar is not None:
                 bar.update()
@@ -208,7 +273,8 @@ class AnimationPipeline(DiffusionPipeline):
         if total < MIN_FRAMES:
             raise InputError(f"driving video: {total} frames; at least {MIN_FRAMES} are needed")
         where = canvas.fit(character, self.canvas_size)
-        identity = self.encode_character(_to_tensor(canvas.place(character, where)[None]))
+        placed = _to_tensor(canvas.place(character, where)[None])
+        identity, image = self.encode_character(placed), self.encode_condition(placed, length)
         # The same noise in every window: what the model leaves to chance (folds, texture) then comes out alike.
         noise = self.noise(length, seed)
         plan = clock.windows(total, length, overlap_frames)
@@ -220,8 +286,9 @@ class AnimationPipeline(DiffusionPipeline):
                 boxes = (
                     None if faces is None else torch.from_numpy(padded(faces[window.start : window.stop], length))[None]
                 )
-                motion = self.read_motion(_to_tensor(clip)[None], identity, boxes)
-                video = self.decode(self.sample(motion.conditions, noise, steps, bar=bar))[0]
+                motion = self.read_motion(_to_tensor(clip)[None], identity, boxes, image)
+                latents = self.sample(motion.conditions, noise, steps, low_noise=motion.low_noise, bar=bar)
+                video = self.decode(latents)[0]
                 return where.crop(video.permute(0, 2, 3, 1).mul(255).cpu().numpy())
 
             yield from stitch(plan, render, total)
@@ -263,6 +330,25 @@ class AnimationPipeline(DiffusionPipeline):
             overlap_frames=overlap_frames,
         )
         return AnimationOutput(frames=np.stack(list(frames)))
+
+
+def _load(folder: str | Path, base: str | None, attention: str | None) -> Animator:
+    animator = Animator.from_pretrained(find_model(folder), base=base, attention=attention)
+    missing = [p for p in NEEDED_PARTS if p not in animator.parts]
+    if missing:
+        raise InputError(f"{folder}: has no {', '.join(missing)}, so it makes no video; give a model of stage 3")
+    return animator
+
+
+def _check_halves(folder: str | Path, high: AnimatorConfig, low: AnimatorConfig | None) -> None:
+    """The noise levels of one model, or of two halves, must be all there are."""
+    ranges = [cfg.denoiser.sigma_range for cfg in (low, high) if cfg is not None]
+    ends = [0.0, *(high for _, high in ranges)]
+    if ends[:-1] != [low for low, _ in ranges] or ends[-1] != 1.0:
+        said = " and ".join(f"{low:g} to {high:g}" for low, high in ranges)
+        raise InputError(
+            f"{folder}: made for noise levels {said}; give the high-noise half as the model and the other as its low-noise half"
+        )
 
 
 def _to_tensor(frames: np.ndarray) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from imanim.errors import InputError
 from imanim.models import files
+from imanim.models.conditioning import ImageCondition
 from imanim.models.config import AnimatorConfig
 from imanim.models.denoiser import PREDICTIONS, Denoiser
 from imanim.models.expression import Expression
@@ -38,17 +40,22 @@ class MotionTokens(NamedTuple):
 
 class Conditions(NamedTuple):
     """What the denoiser is told about a clip: the character's latents [B,C,h,w], retargeted tokens [B,F,gh,gw,Wb], expression
-    tokens [B,T,Ke,E] and where a face was found [B,T]."""
+    tokens [B,T,Ke,E] and where a face was found [B,T], and what an image-to-video base wants."""
 
     identity_latents: Tensor
     tokens: Tensor
     expression: tuple[Tensor, Tensor] | None
+    image: ImageCondition | None = None
 
 
 class Animator(nn.Module):
-    """Holds the parts that a run needs; a part that is not built is None."""
+    """Holds the parts that a run needs; a part that is not built is None.
 
-    def __init__(self, config: AnimatorConfig, parts: Collection[str] = PARTS):
+    Args:
+        from_base: the denoiser starts from the weights of ``config.base``; otherwise all weights are random.
+    """
+
+    def __init__(self, config: AnimatorConfig, parts: Collection[str] = PARTS, *, from_base: bool = False):
         super().__init__()
         unknown = sorted(set(parts) - set(PARTS))
         if unknown:
@@ -70,7 +77,7 @@ class Animator(nn.Module):
         self.expression = (
             Expression(cfg.expression, cfg.denoiser.width, cfg.denoiser.layers) if "expression" in have else None
         )
-        self.denoiser = Denoiser(cfg) if "denoiser" in have else None
+        self.denoiser = Denoiser(cfg, from_base=from_base) if "denoiser" in have else None
 
     # ---------------------------------------------------------------------------------------------------- parts
 
@@ -160,24 +167,31 @@ class Animator(nn.Module):
         identity_latents: Tensor,
         tokens: Tensor,
         expression: tuple[Tensor, Tensor] | None = None,
+        image: ImageCondition | None = None,
         text: Tensor | None = None,
     ) -> Tensor:
-        """The network's output [B,C,F,h,w] for noisy latents at noise level sigma [B]; what it means is ``prediction``'s."""
+        """The network's output [B,C,F,h,w] for noisy latents at noise level sigma [B]; what it means is ``prediction``'s.
+
+        The other arguments are :class:`Conditions`' and :meth:`Denoiser.forward`'s.
+        """
         blocks = dict(self.expression.blocks) if self.expression is not None and expression is not None else {}
 
         def after_block(i: int, x: Tensor) -> Tensor:
             assert expression is not None
             return blocks[str(i)](x, *expression) if str(i) in blocks else x
 
-        return self.part("denoiser")(noisy, sigma, identity_latents, tokens, after_block if blocks else None, text)
+        between = after_block if blocks else None
+        return self.part("denoiser")(noisy, sigma, identity_latents, tokens, between, text, image)
 
     # ------------------------------------------------------------------------------------------------- sampling
 
-    def conditions(self, driving: Tensor, faces: Tensor, identity_latents: Tensor) -> Conditions:
+    def conditions(
+        self, driving: Tensor, faces: Tensor, identity_latents: Tensor, image: ImageCondition | None = None
+    ) -> Conditions:
         """Everything the denoiser needs, from driving frames [B,T,3,H,W], boxes [B,T,4] and latents [B,C,h,w]."""
         z = self.motion_tokens(driving).z
         expression = self.express(driving, faces) if self.expression is not None else None
-        return Conditions(identity_latents, self.retarget(z, identity_latents), expression)
+        return Conditions(identity_latents, self.retarget(z, identity_latents), expression, image)
 
     def velocity(self, noisy: Tensor, sigma: Tensor, conditions: Conditions) -> Tensor:
         """dx/dsigma = eps - x0 [B,C,F,h,w] at noise level sigma [B] > 0, whatever the network predicts."""
@@ -196,13 +210,24 @@ class Animator(nn.Module):
         files.save(Path(folder), self.config, state, dict(record or {}))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, parts: Collection[str] | None = None) -> Animator:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        parts: Collection[str] | None = None,
+        *,
+        base: str | None = None,
+        attention: str | None = None,
+    ) -> Animator:
         """Builds the animator a folder describes, with all of its parts or those named.
+
+        ``base`` and ``attention`` (the denoiser's) replace what the config says: weights may move, kernels differ by machine.
 
         Raises InputError naming the part, tensor and both shapes when the folder is missing, half-written or of another size.
         """
         index = files.read_index(Path(folder))
-        animator = cls(index.config, tuple(parts) if parts is not None else index.parts)
+        config = relocated(index.config, base=base, attention=attention)
+        adapters = config.denoiser.lora_rank > 0
+        animator = cls(config, tuple(parts) if parts is not None else index.parts, from_base=adapters)
         animator.load_parts(folder)
         return animator.eval()
 
@@ -227,6 +252,12 @@ class Animator(nn.Module):
         for name, tensors in loaded.items():
             self.part(name).load_state_dict(tensors)
         return list(loaded)
+
+
+def relocated(config: AnimatorConfig, *, base: str | None = None, attention: str | None = None) -> AnimatorConfig:
+    """The configuration with another ``base`` or ``denoiser.attention`` where they are given."""
+    denoiser = replace(config.denoiser, attention=attention or config.denoiser.attention)
+    return replace(config, base=base or config.base, denoiser=denoiser)
 
 
 def _codebook(config: AnimatorConfig) -> Codebook:

@@ -8,6 +8,9 @@ from typing import Literal
 from imanim import clock
 from imanim.config import opt
 
+WAN_TEXT_TOKENS = 512
+"""Text tokens every Wan DiT was trained with."""
+
 
 def _divides(name: str, value: int, by_name: str, by: int) -> list[str]:
     return (
@@ -134,9 +137,23 @@ class DenoiserConfig:
     head_dim: int = opt(48, "width of a head; the DiT's width is heads * head_dim")
     layers: int = opt(8, "DiT blocks")
     ffn_dim: int = opt(768, "hidden width of the feed-forward layers")
-    text_dim: int = opt(32, "width of the text encoder's output; without text one zero vector stands for it")
     freq_dim: int = opt(128, "sinusoids of the timestep embedding")
     patch: int = opt(2, "latents a side in one DiT token; the temporal patch is 1")
+    text_dim: int = opt(32, "width of the text encoder's output")
+    text_tokens: int = opt(1, "text tokens the DiT is given, the rest of a prompt filled up with zeros; Wan: 512")
+    prompt: str | None = opt(
+        None, 'embedded once by base\'s text encoder ("" is the empty prompt); null: zeros, no text'
+    )
+    image_condition: bool = opt(
+        False, "Wan image-to-video: 4 mask channels and the still video's latents join the noisy"
+    )
+    image_dim: int | None = opt(None, "Wan 2.1 image-to-video: width of base's image encoder (1280)")
+    expand_timesteps: bool = opt(
+        True, "a timestep for every token, the reference's 0 (Wan 2.2 5B); false: one for all (Wan 2.1, A14B)"
+    )
+    sigma_range: tuple[float, float] = opt(
+        (0.0, 1.0), "noise levels these weights are for; Wan 2.2 A14B has two halves"
+    )
     prediction: Literal["velocity", "x0"] = opt(
         "x0", "the network's output: velocity (Wan) or x0 (small models from scratch)"
     )
@@ -151,21 +168,61 @@ class DenoiserConfig:
     gradient_checkpointing: bool = opt(
         False, "recompute the DiT blocks in the backward pass: less memory, a third more time"
     )
+    attention: str = opt(
+        "native", "attention kernel by diffusers' name: native, flash, xformers, sage (no training), ..."
+    )
+    lora_rank: int = opt(
+        0, "above 0, low-rank adapters (peft) train instead of the DiT's own weights, which stay base's"
+    )
+    lora_alpha: float | None = opt(None, "adapters are scaled by lora_alpha / lora_rank; null = lora_rank")
+    lora_targets: list[str] = opt(
+        ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"],
+        "layers that get adapters, by their names' ends",
+    )
+    subfolder: str = opt("transformer", "the DiT's folder in base; Wan 2.2 A14B's half for low noise: transformer_2")
     sampling_steps: int = opt(
         12, "denoising steps that suit these weights; animate and evaluate take them unless told otherwise"
     )
-    pretrained: str | None = opt(None, "folder of a diffusers WanTransformer3DModel to start from, of these sizes")
+    sampling_shift: float = opt(1.0, "shift of the sampling noise levels towards 1, as objective.shift (Wan: 3 to 5)")
 
     @property
     def width(self) -> int:
         return self.heads * self.head_dim
 
+    @property
+    def is_half(self) -> bool:
+        """Whether these weights are for a part of the noise levels only."""
+        return self.sigma_range != (0.0, 1.0)
+
     def problems(self) -> list[str]:
         found = _positive(
-            self, "heads", "head_dim", "layers", "ffn_dim", "text_dim", "freq_dim", "patch", "sampling_steps"
+            self,
+            "heads",
+            "head_dim",
+            "layers",
+            "ffn_dim",
+            "text_dim",
+            "text_tokens",
+            "freq_dim",
+            "patch",
+            "sampling_steps",
         )
         if self.reference_skip and self.prediction != "x0":
             found.append(f"reference_skip: true, but prediction is {self.prediction}; it needs prediction x0")
+        if self.image_dim is not None and self.text_tokens != WAN_TEXT_TOKENS:
+            found.append(
+                f"text_tokens: {self.text_tokens}, but a DiT with image_dim takes everything beyond {WAN_TEXT_TOKENS} for the "
+                f"image's; set {WAN_TEXT_TOKENS}"
+            )
+        if self.sampling_shift <= 0:
+            found.append(f"sampling_shift: {self.sampling_shift} must be above 0")
+        low, high = self.sigma_range
+        if not 0 <= low < high <= 1:
+            found.append(f"sigma_range: {[low, high]} must be two rising numbers in [0, 1]")
+        if self.lora_rank < 0:
+            found.append(f"lora_rank: {self.lora_rank} must not be negative; 0 trains the DiT itself")
+        if self.lora_rank and not self.lora_targets:
+            found.append("lora_targets: empty, but lora_rank is above 0; name layers")
         return found + _divides("head_dim", self.head_dim, "the rotary embedding's pairs", 2)
 
 
@@ -180,7 +237,13 @@ class AnimatorConfig:
     joints: int = opt(20, "joints J")
     latent_channels: int = opt(48, "channels C of the autoencoder's latents")
     latent_stride: int = opt(8, "pixels a side in one latent")
-    autoencoder: str = opt("tiny", "`tiny` (ships with the package) or a folder of a diffusers autoencoder")
+    base: str | None = opt(
+        None,
+        "folder of a Wan pipeline in diffusers' format: the DiT starts from its weights; VAE and encoders are its own",
+    )
+    autoencoder: str = opt(
+        "tiny", "`tiny` (ships with the package), `wan2.1` or `wan2.2` (base's) or a folder of a diffusers autoencoder"
+    )
     tokenizer: TokenizerConfig = opt(TokenizerConfig(), "motion tokenizer")
     retargeter: RetargeterConfig = opt(RetargeterConfig(), "retargeter and joint decoder")
     expression: ExpressionConfig = opt(ExpressionConfig(), "expression encoder and blocks")

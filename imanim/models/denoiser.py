@@ -1,22 +1,24 @@
-"""The video DiT with its inlets: diffusers' WanTransformer3DModel, a reference frame, retargeted tokens, expression (METHOD.md).
+"""The denoiser: Wan's video DiT, a reference frame, retargeted tokens and expression coming in (METHOD.md, stage 3).
 
 The inlets start at zero, so a pretrained Wan computes at step 0 exactly what it did.
+
+Shapes: B batch, T pixel frames = 4n+1, F latent frames = n+1, h,w latent grid, C latent channels, gh,gw DiT tokens of a latent
+frame (h/2, w/2), Wb width of the retargeted tokens, E width of the DiT.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from imanim import clock
 from imanim.errors import InputError
-from imanim.models.config import AnimatorConfig, DenoiserConfig
-
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+from imanim.models import wan
+from imanim.models.conditioning import ImageCondition, prompt_embedding
+from imanim.models.config import AnimatorConfig
 
 TIMESTEPS = 1000.0
 """Wan's timestep for sigma = 1."""
@@ -30,71 +32,47 @@ PREDICTIONS: dict[str, tuple[Convert, Convert]] = {
 }
 
 
-class InletTransformer(WanTransformer3DModel):
-    """WanTransformer3DModel whose forward lets something in after the patch embedding and between the blocks.
+class Denoiser(nn.Module):
+    """Predicts a clip's clean latents or velocity from noisy ones, the character and the retargeted tokens.
 
-    A subclass, not a wrapper that reaches into it: under ZeRO-3 the table of this module's last modulation is only there while this
-    module's own forward runs.
+    Args:
+        from_base: start from the weights of ``base`` (and embed ``denoiser.prompt``); else random, to be loaded or trained.
     """
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        inlet: Tensor | None = None,
-        between: Callable[[int, Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """Runs the DiT.
+    text: Tensor | None
+    base_fingerprint: Tensor | None
 
-        Args:
-            hidden_states: latents [B,C,F,h,w].
-            timestep: [B,L], one a token (0 for clean tokens).
-            encoder_hidden_states: text [B,N,text_dim].
-            inlet: [B,L,E], added to the embedded patches.
-            between: called with a block's number and its output [B,L,E]; returns the next block's input.
-
-        Returns:
-            [B,C,F,h,w].
-        """
-        frames, height, width = hidden_states.shape[2:]
-        p_t, p_h, p_w = self.config["patch_size"]
-        rotary = self.rope(hidden_states)
-        x = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
-        if inlet is not None:
-            x = x + inlet.to(x.dtype)
-        temb, modulation, text, _ = self.condition_embedder(
-            timestep.flatten(), encoder_hidden_states, None, timestep_seq_len=timestep.shape[1]
-        )
-        modulation = modulation.unflatten(2, (6, -1))
-        for i, block in enumerate(self.blocks):
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = checkpoint(block, x, text, modulation, rotary, use_reentrant=False)
-            else:
-                x = block(x, text, modulation, rotary)
-            if between is not None:
-                x = between(i, x)
-        shift, scale = (self.scale_shift_table.unsqueeze(0) + temb.unsqueeze(2)).unbind(2)
-        x = self.proj_out((self.norm_out(x.float()) * (1 + scale) + shift).type_as(x))
-        x = x.unflatten(1, (frames // p_t, height // p_h, width // p_w)).unflatten(-1, (p_t, p_h, p_w, -1))
-        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-
-
-class Denoiser(nn.Module):
-    """Predicts a clip's clean latents or velocity from noisy ones, the character and the retargeted tokens."""
-
-    def __init__(self, cfg: AnimatorConfig):
+    def __init__(self, cfg: AnimatorConfig, *, from_base: bool = False):
         super().__init__()
         dn = cfg.denoiser
-        self.grid, self.stride, self.text_dim = cfg.token_grid, cfg.retargeter.grid_stride, dn.text_dim
-        self.transformer = load_wan(dn, cfg.latent_channels) if dn.pretrained else build_wan(dn, cfg.latent_channels)
-        if dn.gradient_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
-        self.token_inlet = _zero(nn.Linear(cfg.retargeter.bottleneck, dn.width))
+        self.cfg, self.stride = dn, cfg.retargeter.grid_stride
+        self.transformer = wan.build(cfg, from_base=from_base)
+        self.token_inlet = wan.zero(nn.Linear(cfg.retargeter.bottleneck, dn.width))
         self.reference_inlet = (
-            _zero(nn.Conv2d(cfg.latent_channels, dn.width, dn.patch, dn.patch)) if dn.reference_inlet else None
+            wan.zero(nn.Conv2d(cfg.latent_channels, dn.width, dn.patch, dn.patch)) if dn.reference_inlet else None
         )
         self.reference_skip = nn.Parameter(torch.ones(cfg.latent_channels)) if dn.reference_skip else None
+        # Kept with the weights: whoever runs the model needs no text encoder.
+        self.register_buffer("text", _text(cfg, from_base))
+        self.register_buffer("base_fingerprint", _fingerprint(cfg, from_base))
+        self.register_load_state_dict_pre_hook(_same_base)
+
+    @property
+    def unsaved(self) -> frozenset[str]:
+        """Names of weights that stay ``base``'s, so that only the adapters and inlets are saved. Empty without adapters."""
+        if not self.cfg.lora_rank:
+            return frozenset()
+        names = self.transformer.state_dict().keys()
+        return frozenset(f"transformer.{name}" for name in names if wan.ADAPTER not in name)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Denoiser:
+        """As every module's, but with adapters the DiT's own weights stay frozen."""
+        super().requires_grad_(requires_grad)
+        own = self.unsaved
+        for name, parameter in self.named_parameters():
+            if name in own:
+                parameter.requires_grad_(False)
+        return self
 
     def forward(
         self,
@@ -104,6 +82,7 @@ class Denoiser(nn.Module):
         tokens: Tensor | None = None,
         after_block: Callable[[int, Tensor], Tensor] | None = None,
         text: Tensor | None = None,
+        image: ImageCondition | None = None,
     ) -> Tensor:
         """Runs the DiT on the reference frame and the clip.
 
@@ -111,35 +90,74 @@ class Denoiser(nn.Module):
             noisy: latents [B,C,F,h,w] at noise level ``sigma``.
             sigma: [B] in [0,1].
             identity_latents: the character image's latents [B,C,h,w]: a clean latent frame ahead of the clip (time position 0,
-                timestep 0; dropped from the output).
+                timestep 0 with ``expand_timesteps``, else the clip's; dropped from the output).
             tokens: retargeted tokens [B,F,gh,gw,Wb].
-            after_block: called with a block's number and the clip's tokens [B,F,gh*gw,width] after it, returns them changed: where
+            after_block: called with a block's number and the clip's tokens [B,F,gh*gw,E] after it, returns them changed: where
                 the expression blocks come in. The reference frame's tokens are not shown.
-            text: text encoder's output [B,N,text_dim]; None is a single zero vector.
+            text: text encoder's output [B,N,text_dim], N up to ``text_tokens``; None is the configured prompt's, or zeros.
+            image: for an image-to-video base.
 
         Returns:
             The network's output [B,C,F,h,w]; see ``PREDICTIONS`` for what it means.
+
+        Raises:
+            InputError: an image condition is missing or not wanted, too much text, or the attention kernel does not run here.
         """
-        batch, _, frames = noisy.shape[:3]
-        per_frame = self.grid[0] * self.grid[1]
-        dtype = self.transformer.proj_out.weight.dtype
-        latents = torch.cat([identity_latents.unsqueeze(2), noisy], 2).to(dtype)
-        timestep = (sigma.float() * TIMESTEPS)[:, None].expand(-1, frames * per_frame)
-        timestep = torch.cat([timestep.new_zeros(batch, per_frame), timestep], 1)
-        if text is None:
-            text = noisy.new_zeros(batch, 1, self.text_dim)
+        dtype, frames = self.transformer.patch_embedding.weight.dtype, noisy.shape[2]
+        self._check_attention(noisy.device, dtype)
+        latents = torch.cat([identity_latents.unsqueeze(2), noisy], 2)
+        grid = (noisy.shape[3] // self.cfg.patch, noisy.shape[4] // self.cfg.patch)
+        per_frame = grid[0] * grid[1]
 
         def between(i: int, x: Tensor) -> Tensor:
-            if after_block is None:
-                return x
+            assert after_block is not None
             clip = after_block(i, x[:, per_frame:].unflatten(1, (frames, per_frame)))
             return torch.cat([x[:, :per_frame], clip.flatten(1, 2)], 1)
 
-        inlet = self._inlet(identity_latents.to(dtype), tokens, frames)
-        out = self.transformer(latents, timestep, text.to(dtype), inlet, between)[:, :, 1:]
+        out = self.transformer(
+            self._with_condition(latents, image).to(dtype),
+            self._timestep(sigma, frames, per_frame),
+            self._text(text, noisy).to(dtype),
+            None if image is None or image.embedding is None else image.embedding.to(dtype),
+            inlet=self._inlet(identity_latents.to(dtype), tokens, frames),
+            between=None if after_block is None else between,
+        )[:, :, 1:]
         if self.reference_skip is not None:
             out = out + (self.reference_skip.view(-1, 1, 1) * identity_latents).unsqueeze(2)
         return out
+
+    def _timestep(self, sigma: Tensor, frames: int, per_frame: int) -> Tensor:
+        """[B], or [B,(1+F)*gh*gw] with the reference frame's at 0."""
+        timestep = sigma.float() * TIMESTEPS
+        if not self.cfg.expand_timesteps:
+            return timestep
+        clip = timestep[:, None].expand(-1, frames * per_frame)
+        return torch.cat([clip.new_zeros(len(clip), per_frame), clip], 1)
+
+    def _text(self, text: Tensor | None, like: Tensor) -> Tensor:
+        """[B,text_tokens,text_dim], filled up with zeros as Wan's pipelines do."""
+        wanted = self.cfg.text_tokens
+        if text is None:
+            if self.text is None:
+                return like.new_zeros(len(like), wanted, self.cfg.text_dim)
+            return self.text.expand(len(like), -1, -1)
+        if text.shape[1] > wanted:
+            raise InputError(f"text of {text.shape[1]} tokens: the DiT takes {wanted}; shorten the prompt")
+        return nn.functional.pad(text, (0, 0, 0, wanted - text.shape[1]))
+
+    def _with_condition(self, latents: Tensor, image: ImageCondition | None) -> Tensor:
+        """Latents of reference and clip [B,C,1+F,h,w], joined by mask and still video for an image-to-video base."""
+        if self.cfg.image_condition != (image is not None):
+            what = "needs an" if image is None else "takes no"
+            raise InputError(f"denoiser.image_condition: {self.cfg.image_condition}: this DiT {what} image condition")
+        if image is None:
+            return latents
+        if (image.embedding is None) != (self.cfg.image_dim is None):
+            what = "needs an" if image.embedding is None else "takes no"
+            raise InputError(f"denoiser.image_dim: {self.cfg.image_dim}: this DiT {what} image embedding")
+        mask = latents.new_zeros(len(latents), clock.STRIDE, *latents.shape[2:])
+        mask[:, :, 0] = 1
+        return torch.cat([latents, mask, image.still.to(latents)], 1)
 
     def _inlet(self, identity_latents: Tensor, tokens: Tensor | None, frames: int) -> Tensor | None:
         """What is added to the embedded patches [B,(1+F)*gh*gw,E]; nothing to the reference frame's."""
@@ -158,50 +176,37 @@ class Denoiser(nn.Module):
             return None
         return torch.cat([torch.zeros_like(added[:, :1]), added], 1).flatten(1, 2)
 
+    def _check_attention(self, device: torch.device, dtype: torch.dtype) -> None:
+        name = self.cfg.attention
+        if name != "native":
+            autocast = torch.is_autocast_enabled(device.type)
+            used = torch.get_autocast_dtype(device.type) if autocast else dtype
+            wan.check_attention(name, device, used, self.training and torch.is_grad_enabled())
 
-def build_wan(cfg: DenoiserConfig, channels: int) -> InletTransformer:
-    """A Wan transformer with random weights."""
-    model = InletTransformer(**_wan_settings(cfg, channels))
-    # Nothing is predicted at first; the small models trained from scratch need no unlearning of noise.
-    _zero(model.proj_out)
-    return model
+
+def _text(cfg: AnimatorConfig, from_base: bool) -> Tensor | None:
+    """The configured prompt's embedding [text_tokens,text_dim]; zeros where saved weights are going to bring it."""
+    dn = cfg.denoiser
+    if dn.prompt is None:
+        return None
+    return prompt_embedding(cfg, dn.prompt) if from_base else torch.zeros(dn.text_tokens, dn.text_dim)
 
 
-def load_wan(cfg: DenoiserConfig, channels: int) -> InletTransformer:
-    """The weights of a diffusers folder (``cfg.pretrained``). Raises InputError when its sizes are not the configured ones."""
-    assert cfg.pretrained is not None
-    try:
-        model = InletTransformer.from_pretrained(cfg.pretrained)
-    except (OSError, ValueError) as error:
+def _fingerprint(cfg: AnimatorConfig, from_base: bool) -> Tensor | None:
+    """Which base the adapters belong to, uint8 [32]; zeros when none was loaded."""
+    if not cfg.denoiser.lora_rank:
+        return None
+    found = wan.fingerprint(wan.base_folder(cfg, cfg.denoiser.subfolder)) if from_base else bytes(32)
+    return torch.tensor(list(found), dtype=torch.uint8)
+
+
+def _same_base(module: Denoiser, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Adapters on another base than they were trained on would give noise without a word."""
+    theirs = state.get(f"{prefix}base_fingerprint")
+    mine = module.base_fingerprint
+    if theirs is None or mine is None or not theirs.any() or not mine.any() or mine.is_meta:
+        return
+    if not torch.equal(theirs.cpu(), mine.cpu()):
         raise InputError(
-            f"denoiser.pretrained: {cfg.pretrained}: {error}; give a WanTransformer3DModel folder"
-        ) from None
-    for name, value in _wan_settings(cfg, channels).items():
-        found = model.config[name]
-        if (tuple(found) if isinstance(found, (list, tuple)) else found) != value:
-            raise InputError(
-                f"denoiser.pretrained: {cfg.pretrained} has {name} = {found}, the model configuration {value}; use the "
-                "configuration of that size (configs/model)"
-            )
-    return model
-
-
-def _wan_settings(cfg: DenoiserConfig, channels: int) -> dict[str, object]:
-    return {
-        "patch_size": (1, cfg.patch, cfg.patch),
-        "num_attention_heads": cfg.heads,
-        "attention_head_dim": cfg.head_dim,
-        "in_channels": channels,
-        "out_channels": channels,
-        "text_dim": cfg.text_dim,
-        "freq_dim": cfg.freq_dim,
-        "ffn_dim": cfg.ffn_dim,
-        "num_layers": cfg.layers,
-    }
-
-
-def _zero(layer: Layer) -> Layer:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
+            "base: holds other weights than the ones these adapters were trained on; give base= the folder they were trained with"
+        )

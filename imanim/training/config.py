@@ -188,7 +188,13 @@ class TrainConfig:
     max_steps: int = opt(1000, "optimizer steps of the whole run")
     max_minutes: float | None = opt(None, "stop, save and export after so long, even before max_steps; null = no limit")
     seed: int = opt(0, "all randomness follows from (seed, step, place in the batch)")
-    model: str | None = opt(None, "YAML with the model's sizes (configs/model/*.yaml); null = those of init_from")
+    model: str | None = opt(
+        None,
+        "the model's sizes: a name in configs/model or a YAML file, several with commas; null = those of init_from",
+    )
+    model_settings: dict[str, Any] = opt(
+        {}, "laid over the model's sizes: model_settings.base=FOLDER, model_settings.denoiser.lora_rank=32, ..."
+    )
     init_from: str | None = opt(
         None,
         "weights to start from: a run folder or a save_pretrained folder; several with commas, the first that has a part gives it",
@@ -235,7 +241,7 @@ NEEDED: dict[int, tuple[str, ...]] = {
 """The parts each stage's objective runs through (METHOD.md)."""
 
 MAY_CHANGE = (
-    *("output", "resume", "max_steps", "max_minutes", "monitor", "init_from", "model"),
+    *("output", "resume", "max_steps", "max_minutes", "monitor", "init_from", "model", "model_settings"),
     *("data.train", "data.validation", "data.validation_split", "data.workers"),
 )
 """Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by

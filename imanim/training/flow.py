@@ -16,9 +16,28 @@ def shifted(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def draw_sigma(batch: int, generator: torch.Generator, *, mean: float, std: float, shift: float) -> Tensor:
-    """Logit-normal noise levels [B] in (0,1) (Esser et al. 2024, 3.1), shifted."""
-    return shifted(torch.sigmoid(mean + std * torch.randn(batch, generator=generator)), shift)
+def draw_sigma(
+    batch: int,
+    generator: torch.Generator,
+    *,
+    mean: float,
+    std: float,
+    shift: float,
+    between: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """Logit-normal noise levels [B] in (0,1) (Esser et al. 2024, 3.1), shifted.
+
+    ``between``: only levels in this range, distributed there as they are without it (one half of Wan 2.2 A14B).
+    """
+    if between == (0.0, 1.0):
+        return shifted(torch.sigmoid(mean + std * torch.randn(batch, generator=generator)), shift)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    # The unshifted levels at the range's ends; shifting by 1/shift undoes shifting by shift.
+    ends = (torch.logit(shifted(torch.tensor(between, dtype=torch.float64), 1 / shift)) - mean) / std
+    low, high = normal.cdf(ends)
+    place = low + (high - low) * torch.rand(batch, generator=generator, dtype=torch.float64)
+    level = shifted(torch.sigmoid(mean + std * normal.icdf(place)), shift)
+    return level.clamp(*between).float()
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
@@ -63,15 +82,27 @@ the prototype measured to learn.
 
 
 @torch.no_grad()
-def euler(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int, *, shift: float = 1.0) -> Tensor:
+def euler(
+    velocity: Callable[[Tensor, Tensor], Tensor],
+    start: Tensor,
+    steps: int,
+    *,
+    shift: float = 1.0,
+    between: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
     """Integrates from noise [B,...] (sigma 1) to data (sigma 0).
 
     Args:
         velocity: of (x, sigma [B]); for a clip ``lambda x, s: animator.velocity(x, s, conditions)``.
+        start: at the upper noise level of ``between``.
         steps: Euler steps; shift: see :func:`shifted`.
+        between: noise levels to ask for; below the lower one the last velocity is followed to the data.
     """
-    levels = shifted(torch.linspace(1, 0, steps + 1), shift).tolist()
-    x = noise
+    low, high = between
+    levels = [level for level in (high * shifted(torch.linspace(1, 0, steps + 1), shift)).tolist() if level >= low]
+    if levels[-1] > 0:
+        levels.append(0.0)
+    x = start
     for now, after in zip(levels, levels[1:]):
         x = x + (after - now) * velocity(x, x.new_full((len(x),), now))
     return x

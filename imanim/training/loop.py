@@ -16,6 +16,7 @@ from imanim.data.files import write_atomic
 from imanim.data.stream import Batch
 from imanim.errors import InputError
 from imanim.models.autoencoder import load_autoencoder
+from imanim.models.conditioning import autoencoder_folder, image_encoder
 from imanim.models.config import AnimatorConfig
 from imanim.training import batches, checkpoint, curriculum, transfer, validation
 from imanim.training import engine as engines
@@ -161,14 +162,17 @@ def _save(run: Run, done: int, elapsed_sec: float) -> None:
 def assemble(plan: Plan) -> Run:
     """Puts a run together: model, processes, engine, data; and goes back to the checkpoint the plan continues from."""
     cfg, sizes, resumed = plan.cfg, plan.sizes, plan.checkpoint
+    device = distributed.start()
     if resumed is None:
         animator, origin = transfer.build(cfg, sizes, plan.train)
     else:
         animator, origin = transfer.build_empty(cfg, sizes), dict(resumed.state["origin"])
-    vae: Any = load_autoencoder(sizes.autoencoder) if cfg.stage > 1 else None
-    device = distributed.start()
+    vae: Any = load_autoencoder(autoencoder_folder(sizes)) if cfg.stage > 1 else None
+    encoder = image_encoder(sizes) if cfg.stage == 3 else None
     _prepare_output(plan)
-    module = TrainingModule(animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae).to(device)
+    module = TrainingModule(
+        animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
+    ).to(device)
     engine = engines.build(module, curriculum.parameter_groups(animator, cfg), cfg)
     ema = Ema(animator, cfg.ema_decay) if cfg.ema_decay else None
     if resumed is not None:

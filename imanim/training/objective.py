@@ -15,6 +15,7 @@ from imanim.data.stream import Batch
 from imanim.errors import InputError
 from imanim.models.animator import Animator, MotionTokens
 from imanim.models.autoencoder import encode_image, encode_video
+from imanim.models.conditioning import ImageEncoder, image_condition
 from imanim.models.denoiser import PREDICTIONS
 from imanim.models.joints import heatmap_loss, joint_error, joint_weight, read_out
 from imanim.models.quantizer import usage
@@ -71,6 +72,7 @@ class Context(NamedTuple):
 
     animator: Animator
     vae: Any
+    image_encoder: ImageEncoder | None
     cfg: ObjectiveConfig
     generator: torch.Generator
     progress: float
@@ -122,10 +124,14 @@ def stage3(batch: Batch, at: Context) -> Losses:
     tokens, identity_heat = animator.retarget_with_identity(motion.z, identity)
     expression = animator.express(batch["driving"], batch["faces"]) if animator.expression is not None else None
 
-    sigma = flow.draw_sigma(len(x0), at.generator, mean=cfg.sigma_mean, std=cfg.sigma_std, shift=cfg.shift).to(x0)
+    image = image_condition(animator.config, at.vae, at.image_encoder, batch["identity"], x0.shape[2])
+
+    between = animator.config.denoiser.sigma_range
+    levels: Any = {"mean": cfg.sigma_mean, "std": cfg.sigma_std, "shift": cfg.shift, "between": between}
+    sigma = flow.draw_sigma(len(x0), at.generator, **levels).to(x0)
     noise = torch.randn(x0.shape, generator=at.generator).to(x0)
     noisy = flow.add_noise(x0, noise, sigma)
-    out = animator.denoise(noisy, sigma, identity, tokens, expression)
+    out = animator.denoise(noisy, sigma, identity, tokens, expression, image)
     prediction = animator.config.denoiser.prediction
     weights = flow.channel_weights(x0.new_tensor(at.vae.config.latents_std), cfg.channel_weighting)
     flow_loss = flow.LOSSES[prediction](out, x0, noise, sigma, cfg.sigma_floor, weights).mean()
@@ -153,10 +159,18 @@ class TrainingModule(nn.Module):
         cfg: weights of the losses.
         total_steps: steps of the whole run (the codebook starts at a fraction of them).
         vae: the frozen autoencoder, needed by stages 2 and 3. Held outside the parameters: the engine must not see it.
+        image_encoder: the frozen one of an image-to-video base (``conditioning.image_encoder``), held outside too.
     """
 
     def __init__(
-        self, animator: Animator, stage: int, cfg: ObjectiveConfig, *, total_steps: int, vae: nn.Module | None = None
+        self,
+        animator: Animator,
+        stage: int,
+        cfg: ObjectiveConfig,
+        *,
+        total_steps: int,
+        vae: nn.Module | None = None,
+        image_encoder: ImageEncoder | None = None,
     ):
         super().__init__()
         if stage not in STAGES:
@@ -166,23 +180,29 @@ class TrainingModule(nn.Module):
                 f"stage {stage} needs the autoencoder; load it with load_autoencoder(animator.config.autoencoder)"
             )
         self.animator, self.stage, self.cfg, self.total_steps = animator, stage, cfg, total_steps
-        self._outside: list[nn.Module | None] = [vae]
+        self._outside: tuple[nn.Module | None, ImageEncoder | None] = (vae, image_encoder)
 
     @property
     def vae(self) -> nn.Module | None:
         """The autoencoder, or None in stage 1."""
         return self._outside[0]
 
+    @property
+    def image_encoder(self) -> ImageEncoder | None:
+        """The image encoder, or None for a base without one."""
+        return self._outside[1]
+
     def forward(self, batch: Batch, generator: torch.Generator, step: int) -> Losses:
         """A batch's losses (see imanim.data.stream.Batch) at a step (0 = the first). ``generator`` is a CPU one.
 
         The driving side comes augmented already; stage 1 augments the target's frames itself while training.
         """
-        vae = self.vae
-        if vae is not None:
-            vae.to(batch["driving"].device)
+        for frozen in self._outside:
+            if frozen is not None:
+                frozen.to(batch["driving"].device)
         progress = min(1.0, step / max(1, self.total_steps))
-        return STAGES[self.stage](batch, Context(self.animator, vae, self.cfg, generator, progress, self.training))
+        at = Context(self.animator, self.vae, self.image_encoder, self.cfg, generator, progress, self.training)
+        return STAGES[self.stage](batch, at)
 
 
 def _some_frames(batch: Batch, at: Context) -> tuple[Tensor, Tensor]:

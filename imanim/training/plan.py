@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,9 @@ def make(cfg: TrainConfig) -> Plan:
         batches.check_size(held_out, sizes)
     _check_writable(Path(cfg.output))
     this = {**identity(cfg), "data.fingerprint": transfer.data_fingerprint(train)}
-    this |= flatten({"model": config.to_dict(sizes)})
+    # Where weights lie and how they are computed with may change on the way; what they are may not.
+    changeable = ("model.base", "model.denoiser.attention", "model.denoiser.gradient_checkpointing")
+    this |= {k: v for k, v in flatten({"model": config.to_dict(sizes)}).items() if k not in changeable}
     return Plan(cfg, sizes, train, held_out, this, checkpoint.to_continue(cfg.output, cfg.resume, this, ranks))
 
 
@@ -66,9 +68,8 @@ def describe(plan: Plan) -> str:
     """The resolved configuration, the parts with their sizes and learning rates, the geometry of a step, where it starts."""
     cfg, ranks = plan.cfg, distributed.place().world_size
     # Counting needs shapes, not numbers: on the meta device the largest model is described in a second on a laptop.
-    sizes = replace(plan.sizes, denoiser=replace(plan.sizes.denoiser, pretrained=None))
     with torch.device("meta"):
-        animator = Animator(sizes, cfg.parts.built())
+        animator = Animator(plan.sizes, cfg.parts.built())
     micro, accumulation = cfg.batch.cut(ranks)
     lines = [config.to_yaml(cfg).rstrip(), "", f"stage {cfg.stage}: parts"]
     for part in curriculum.summary(animator, cfg):

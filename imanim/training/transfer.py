@@ -18,7 +18,7 @@ import imanim
 from imanim import config, distributed
 from imanim.data.shards import ShardSet
 from imanim.errors import InputError
-from imanim.models import files
+from imanim.models import conditioning, files, sizes
 from imanim.models.animator import Animator, initialise_joint_prior
 from imanim.models.config import AnimatorConfig
 from imanim.models.joints import joint_weight
@@ -53,16 +53,19 @@ def sources(cfg: TrainConfig) -> list[Path]:
 
 
 def model_config(cfg: TrainConfig) -> AnimatorConfig:
-    """The model's sizes: those of ``model``, else of the run being continued, else of ``init_from``'s first folder."""
+    """The model's sizes: those of ``model``, else of the run being continued, else of ``init_from``'s first folder; with
+    ``model_settings`` laid over them."""
     if cfg.model is not None:
-        return config.load(AnimatorConfig, cfg.model)
+        return sizes.load(cfg.model, cfg.model_settings)
     begun = checkpoint.newest(cfg.output)
     if begun is not None:
-        return config.from_dict(AnimatorConfig, begun.state["model"], name=str(begun.path))
-    return files.read_index(sources(cfg)[0]).config
+        saved, name = begun.state["model"], str(begun.path)
+    else:
+        saved, name = config.to_dict(files.read_index(sources(cfg)[0]).config), str(sources(cfg)[0])
+    return config.from_dict(AnimatorConfig, config.merge(saved, cfg.model_settings), name=name)
 
 
-def build(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet | None) -> tuple[Animator, dict[str, str]]:
+def build(cfg: TrainConfig, model: AnimatorConfig, shards: ShardSet | None) -> tuple[Animator, dict[str, str]]:
     """Builds this stage's parts, the same on every rank, and gives them the weights they start with.
 
     Args:
@@ -75,15 +78,25 @@ def build(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet | None) -> t
     Raises:
         InputError: a tensor of ``init_from`` has another shape, or a frozen part has no weights.
     """
-    animator = build_empty(cfg, sizes)
+    from_base = wants_base(cfg, model)
+    if from_base and model.denoiser.prompt is not None:
+        # One rank runs the text encoder; the others find what it left.
+        if distributed.place().is_first:
+            conditioning.prompt_embedding(model, model.denoiser.prompt)
+        if distributed.place().world_size > 1:
+            distributed.barrier()
+    animator = build_empty(cfg, model, from_base=from_base)
     if shards is not None:
         joints = sample_joints(shards)
         initialise_joint_prior(animator, joints, joint_weight(joints))
     origin = dict.fromkeys(animator.parts, "new")
+    missing = list(animator.parts)
     for folder in sources(cfg):
-        missing = [name for name in animator.parts if origin[name] == "new"]
         for name in animator.load_parts(folder, missing, strict=False) if missing else []:
             origin[name] = str(folder)
+            missing.remove(name)
+    if from_base and "denoiser" in missing:
+        origin["denoiser"] = f"{model.base}/{model.denoiser.subfolder}"
     untaught = [name for name, part in cfg.parts.items() if part.mode == "frozen" and origin[name] == "new"]
     if untaught:
         raise InputError(
@@ -93,10 +106,18 @@ def build(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet | None) -> t
     return animator, origin
 
 
-def build_empty(cfg: TrainConfig, sizes: AnimatorConfig) -> Animator:
-    """This stage's parts, frozen as the curriculum says, with random weights: what a checkpoint is loaded into."""
+def wants_base(cfg: TrainConfig, model: AnimatorConfig) -> bool:
+    """Whether the denoiser starts from ``base``: always below adapters, else unless ``init_from`` brings a denoiser."""
+    if model.base is None or cfg.parts.denoiser.mode == "absent":
+        return False
+    return model.denoiser.lora_rank > 0 or not any("denoiser" in files.read_index(s).parts for s in sources(cfg))
+
+
+def build_empty(cfg: TrainConfig, model: AnimatorConfig, *, from_base: bool = False) -> Animator:
+    """This stage's parts, frozen as the curriculum says, with random weights (the denoiser with ``base``'s): what a checkpoint
+    is loaded into."""
     torch.manual_seed(cfg.seed)
-    animator = Animator(sizes, cfg.parts.built())
+    animator = Animator(model, cfg.parts.built(), from_base=from_base)
     animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
     return animator
 
@@ -132,12 +153,12 @@ def export(engine: Any, animator: Animator, output: str | Path, record: Mapping[
     return folder
 
 
-def provenance(cfg: TrainConfig, sizes: AnimatorConfig) -> dict[str, Any]:
+def provenance(cfg: TrainConfig, model: AnimatorConfig) -> dict[str, Any]:
     """What made some weights: the run's settings, the model's sizes, the versions of what computed them. JSON values."""
     versions = {name: metadata.version(name) for name in ("torch", "deepspeed", "diffusers")}
     return {
         "config": config.to_dict(cfg),
-        "model": config.to_dict(sizes),
+        "model": config.to_dict(model),
         "versions": {"imanim": imanim.__version__, **versions},
     }
 

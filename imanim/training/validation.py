@@ -12,11 +12,12 @@ from torch import Tensor
 
 from imanim import clock, distributed
 from imanim.data.stream import Batch
-from imanim.models.autoencoder import decode_video, encode_image
+from imanim.models.autoencoder import decode_video, encode_image, encode_video
+from imanim.models.conditioning import image_condition
 from imanim.training import batches, pictures
 from imanim.training.config import TrainConfig
 from imanim.training.engine import arithmetic
-from imanim.training.flow import euler
+from imanim.training.flow import add_noise, euler
 from imanim.training.objective import TrainingModule
 
 
@@ -86,12 +87,18 @@ def video_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[s
     animator, target, vae = module.animator, batch["target"], cast(Any, module.vae)
     sizes = animator.config
     identity = encode_image(vae, batch["identity"])
-    conditions = animator.conditions(batch["driving"], batch["faces"], identity)
+    latent_frames = clock.latent_frames(target.shape[1])
+    image = image_condition(sizes, vae, module.image_encoder, batch["identity"], latent_frames)
+    conditions = animator.conditions(batch["driving"], batch["faces"], identity, image)
     random = batches.random_source(cfg.seed, 0, batches.VALIDATION)
-    shape = (len(target), sizes.latent_channels, clock.latent_frames(target.shape[1]), *sizes.latent_size)
+    shape = (len(target), sizes.latent_channels, latent_frames, *sizes.latent_size)
     noise = torch.randn(shape, generator=random).to(target.device)
     steps = cfg.monitor.sampling_steps or sizes.denoiser.sampling_steps
-    latents = euler(lambda x, sigma: animator.velocity(x, sigma, conditions), noise, steps)
+    low, high = sizes.denoiser.sigma_range
+    # Half of a model cannot start from noise alone, or not end: it starts from the noised truth and ends with its own guess.
+    start = noise if high == 1 else add_noise(encode_video(vae, target), noise, noise.new_full((len(noise),), high))
+    how: Any = {"shift": sizes.denoiser.sampling_shift, "between": (low, high)}
+    latents = euler(lambda x, sigma: animator.velocity(x, sigma, conditions), start, steps, **how)
     return {"driver": batch["driving"], "generated": decode_video(vae, latents), "truth": target}
 
 
