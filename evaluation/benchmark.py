@@ -67,7 +67,10 @@ class EvalConfig:
     )
     saved_videos: int = opt(6, "generated videos, and their filmstrips beside driver and truth, kept a split")
     steps: int | None = opt(None, "sampling steps; null = what suits the model's weights")
-    shift: float = opt(1.0, "shift of the sampling noise levels")
+    shift: float | None = opt(None, "shift of the sampling noise levels; null = what suits the model's weights")
+    low_noise: str | None = opt(None, "the low-noise half, when the model was trained in two (Wan 2.2 A14B)")
+    base: str | None = opt(None, "Wan pipeline folder; null = where training had it")
+    attention: str | None = opt(None, "attention kernel by name; null = as trained")
     seed: int = opt(0, "of the noise; clip i of a split uses seed + i")
     batch_size: int = opt(4, "clips at a time")
     device: str = opt("auto", "cpu, cuda or auto")
@@ -106,7 +109,9 @@ def evaluate(cfg: EvalConfig, *, progress: bool = True) -> dict[str, Any]:
 
     torch.set_num_threads(cfg.threads)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
-    pipeline = AnimationPipeline.from_pretrained(model, shift=cfg.shift).to(device)
+    pipeline = AnimationPipeline.from_pretrained(
+        model, low_noise=cfg.low_noise, shift=cfg.shift, base=cfg.base, attention=cfg.attention
+    ).to(device)
     rows: list[dict[str, Any]] = []
     for split, shards in sets.items():
         rows += _measure_split(cfg, pipeline, split, shards, progress)
@@ -225,8 +230,7 @@ def _run_model(
     if not wants_video:
         return retargeted, driving, {}
     noise = torch.cat([pipeline.noise(frames, cfg.seed + i) for i in numbers])
-    steps = cfg.steps or pipeline.default_steps
-    latents = pipeline.sample(motion.conditions, noise, steps, low_noise=motion.low_noise)
+    latents = pipeline.sample(motion.conditions, noise, _steps(cfg, pipeline), low_noise=motion.low_noise)
     videos = {"ours": pipeline.decode(latents)}
     still = batch["identity"][:, None].expand(-1, frames, -1, -1, -1)
     for name, clip in (("autoencoder", batch["target"]), ("hold_autoencoder", still)):
@@ -307,6 +311,10 @@ def _labels(sample: Sample) -> dict[str, Any]:
     }
 
 
+def _steps(cfg: EvalConfig, pipeline: AnimationPipeline) -> int:
+    return cfg.steps or pipeline.default_steps
+
+
 def _protocol(cfg: EvalConfig, pipeline: AnimationPipeline) -> dict[str, Any]:
     model = pipeline.animator.config
     return {
@@ -317,8 +325,8 @@ def _protocol(cfg: EvalConfig, pipeline: AnimationPipeline) -> dict[str, Any]:
         "resize": "none",
         "sampler": {
             "name": "flow-matching Euler",
-            "steps": cfg.steps or pipeline.default_steps,
-            "shift": cfg.shift,
+            "steps": _steps(cfg, pipeline),
+            "shift": float(pipeline.scheduler.config.shift),
             "seed": cfg.seed,
         },
         "psnr": "float64 from uint8, mean over frames",

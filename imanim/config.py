@@ -1,8 +1,9 @@
 """Typed configuration: dataclasses behind OmegaConf YAML.
 
 A schema is a dataclass whose fields are made with :func:`opt` (a default and a sentence of documentation) or :func:`req`
-(no default). YAML may name a base with ``extends: other.yaml`` (relative to the file), or several, later ones over earlier. Unknown keys are refused with the
-nearest known key, wrong types with what was expected, and every problem is reported at once.
+(no default). YAML may name a base with ``extends: other.yaml`` (relative to the file), or several, later ones laid over
+earlier. Unknown keys are refused with the nearest known key, wrong types with what was expected, and every problem is reported
+at once.
 """
 
 from __future__ import annotations

@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--driving", required=True, metavar="VIDEO", help="whose motion: at least 5 frames")
     p.add_argument("--output", required=True, metavar="MP4", help="the video to write")
     p.add_argument("--model", metavar="DIR", help="training run or model folder (default: the packaged tiny model)")
+    p.add_argument("--low-noise", metavar="DIR", help="the low-noise half, when the model was trained in two (A14B)")
+    p.add_argument("--base", metavar="DIR", help="Wan pipeline folder, where it is not where training had it")
+    p.add_argument(
+        "--attention", metavar="NAME", help="attention kernel: native, flash, sage, ... (default: as trained)"
+    )
+    p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the weights in memory")
     p.add_argument("--seed", type=int, default=0, help="of the noise; the same seed gives the same video (default 0)")
     p.add_argument("--steps", type=int, help="sampling steps a window (default: what suits the model's weights)")
     p.add_argument("--background", metavar="COLOR", help="what shows through a transparent image: white, #80ff00, ...")
@@ -127,12 +133,16 @@ def _read_character(path: str, background: str | None) -> tuple[np.ndarray, list
 
 def _animate(args: argparse.Namespace, character: np.ndarray, model: Path) -> int:
     """Writes the video (and filmstrip); returns the number of frames."""
+    import torch
+
     from imanim.data.video import write_video
     from imanim.inference.faces import load_faces
     from imanim.inference.frames import FrameStore, load_driving
     from imanim.inference.pipeline import AnimationPipeline
 
-    pipeline = AnimationPipeline.from_pretrained(model).to(_device(args))
+    pipeline = AnimationPipeline.from_pretrained(
+        model, low_noise=args.low_noise, base=args.base, attention=args.attention, dtype=getattr(torch, args.dtype)
+    ).to(_device(args))
     driving, fps, where = load_driving(args.driving, pipeline.canvas_size, fps=args.fps, max_frames=args.max_frames)
     with driving:
         _say_what_is_done(args, pipeline, len(driving), fps)

@@ -60,9 +60,9 @@ class AnimationOutput(BaseOutput):
 class Motion:
     """What the model read from a batch of driving clips for a character.
 
-    conditions: for the denoiser. low_noise: for the low-noise half's, if there is one. driving_joints [B,T,J,2]: the motion tokens' joints in the driving frame (None without a
+    conditions: for the denoiser. driving_joints [B,T,J,2]: the motion tokens' joints in the driving frame (None without a
     motion decoder). joints [B,T,J,2]: the retargeted joints in the target frame (None without a joint decoder). faces
-    [B,T,4]: the boxes the expression was read from.
+    [B,T,4]: the boxes the expression was read from. low_noise: for the low-noise half's denoiser, if there is one.
     """
 
     conditions: Conditions
@@ -111,6 +111,7 @@ class AnimationPipeline(DiffusionPipeline):
         shift: float | None = None,
         base: str | None = None,
         attention: str | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> AnimationPipeline:
         """Loads a model that training wrote.
 
@@ -120,12 +121,13 @@ class AnimationPipeline(DiffusionPipeline):
             shift: of the sampling noise levels, sigma' = s*sigma / (1 + (s-1)*sigma); larger spends more steps on noise. None
                 is what suits the model.
             base, attention: instead of what the config says (see AnimatorConfig): weights may move, kernels differ by machine.
+            dtype: of the model's weights in memory; the autoencoder stays float32.
 
         Raises:
             InputError: missing, damaged, of another size, trained only up to a stage that makes no video, or half of a model.
         """
-        animator = _load(folder, base, attention)
-        low = _load(low_noise, base, attention) if low_noise is not None else None
+        animator = _load(folder, base, attention, dtype)
+        low = _load(low_noise, base, attention, dtype) if low_noise is not None else None
         _check_halves(folder, animator.config, low.config if low is not None else None)
         cfg = animator.config
         vae = load_autoencoder(autoencoder_folder(cfg))
@@ -332,8 +334,8 @@ class AnimationPipeline(DiffusionPipeline):
         return AnimationOutput(frames=np.stack(list(frames)))
 
 
-def _load(folder: str | Path, base: str | None, attention: str | None) -> Animator:
-    animator = Animator.from_pretrained(find_model(folder), base=base, attention=attention)
+def _load(folder: str | Path, base: str | None, attention: str | None, dtype: torch.dtype) -> Animator:
+    animator = Animator.from_pretrained(find_model(folder), base=base, attention=attention, dtype=dtype)
     missing = [p for p in NEEDED_PARTS if p not in animator.parts]
     if missing:
         raise InputError(f"{folder}: has no {', '.join(missing)}, so it makes no video; give a model of stage 3")

@@ -6,8 +6,10 @@ The release is one safetensors file (`motion_encoder_latest.safetensors`, 301 te
 :class:`~imanim.models.titok.TiTokEncoder` without a patch head, `quantize.embedding.weight` is the codebook, there of any length.
 
     python -m imanim.models.released motion_encoder_latest.safetensors --output runs/released
+    python -m imanim.models.released mine.safetensors --from-model runs/stage1
 
-writes a model folder that `init_from=` and `Animator.from_pretrained` take.
+The first writes a model folder that `init_from=` and `Animator.from_pretrained` take, the second a tokenizer of ours in the
+release's layout.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ PADDING = (4, 2)
 
 _RELEASE = (1024, 16, 16, 32, 4096, 12, 24)
 """Width, patch, grid, tokens, codes, their dimension and layers of the release itself."""
+
+_PARTS = ("tokenizer_encoder", "codebook")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -118,7 +122,7 @@ def to_animator(released: ReleasedMotionEncoder, sizes: AnimatorConfig | None = 
         sizes: the rest of the model's configuration (None: the defaults); its ``tokenizer`` is replaced by the file's.
     """
     config = dataclasses.replace(sizes or AnimatorConfig(), tokenizer=released.cfg)
-    animator = Animator(config, ("tokenizer_encoder", "codebook"))
+    animator = Animator(config, _PARTS)
     animator.part("tokenizer_encoder").load_state_dict(released.encoder.state_dict())
     animator.part("codebook").load_state_dict(released.codebook.state_dict())
     return animator.eval()
@@ -143,11 +147,7 @@ def _sizes(path: Path, found: Shapes) -> TokenizerConfig:
         layers = 1 + max(int(n.split(".")[2]) for n in found if n.startswith("encoder.transformer."))
     except (KeyError, ValueError, IndexError):
         width, patch, grid, tokens, codes, dim, layers = _RELEASE  # then say what the release has and this has not
-    cfg = TokenizerConfig(
-        encoder="titok", image_size=grid * patch, stem_patch=patch, stem_convs=0, stem_padding=PADDING, antialias=False,
-        patch_head=False, width=width, layers=layers, heads=max(1, width // HEAD_WIDTH), tokens=tokens, token_dim=dim,
-        codes=codes, decoder_width=width, heatmap=grid * 4, decoder_grid=grid,
-    )  # fmt: skip
+    cfg = _config(width, patch, grid, tokens, codes, dim, layers)
     if cfg.problems():
         raise InputError(f"{path}: sizes that TiTok does not have: {'; '.join(cfg.problems())}")
     with torch.device("meta"):
@@ -155,6 +155,14 @@ def _sizes(path: Path, found: Shapes) -> TokenizerConfig:
     wanted = {name: tuple(value.shape) for name, value in state.items()} | {CODES: (codes, dim)}
     _compare(path, found, wanted)
     return cfg
+
+
+def _config(width: int, patch: int, grid: int, tokens: int, codes: int, dim: int, layers: int) -> TokenizerConfig:
+    return TokenizerConfig(
+        encoder="titok", image_size=grid * patch, stem_patch=patch, stem_convs=0, stem_padding=PADDING, antialias=False,
+        patch_head=False, width=width, layers=layers, heads=max(1, width // HEAD_WIDTH), tokens=tokens, token_dim=dim,
+        codes=codes, decoder_width=width, heatmap=grid * 4, decoder_grid=grid,
+    )  # fmt: skip
 
 
 def _compare(path: Path, found: Shapes, wanted: Shapes) -> None:
@@ -169,14 +177,35 @@ def _compare(path: Path, found: Shapes, wanted: Shapes) -> None:
         )
 
 
+def random_release() -> Animator:
+    """The release's own sizes with random weights: to try the road there and back without the release."""
+    width, patch, grid, tokens, codes, dim, layers = _RELEASE
+    cfg = _config(width, patch, grid, tokens, codes, dim, layers)
+    return Animator(AnimatorConfig(tokenizer=cfg), _PARTS)
+
+
 def main(argv: list[str]) -> int:
     p = cli.parser(__doc__ or "", config=False)
-    p.add_argument("file", metavar="FILE", help="the release's safetensors file")
-    p.add_argument("--output", required=True, metavar="DIR", help="model folder to write")
+    p.add_argument("file", metavar="FILE", help="safetensors file in the release's layout")
+    way = p.add_mutually_exclusive_group(required=True)
+    way.add_argument("--output", metavar="DIR", help="read FILE, write this model folder")
+    way.add_argument("--from-model", metavar="DIR", help="write FILE from this model's tokenizer encoder and codebook")
+    way.add_argument("--random", action="store_true", help="write FILE with random weights of the release's sizes")
     args = cli.parse(p, argv)
-    released = load_motion_encoder(args.file)
-    to_animator(released).save_pretrained(args.output, record={"released": Path(args.file).name})
-    print(f"{args.output}: tokenizer_encoder and codebook of {args.file}")
+    if args.output:
+        to_animator(load_motion_encoder(args.file)).save_pretrained(
+            args.output, record={"released": Path(args.file).name}
+        )
+        print(f"{args.output}: tokenizer_encoder and codebook of {args.file}")
+        return 0
+    animator = random_release() if args.random else Animator.from_pretrained(args.from_model, _PARTS)
+    encoder = animator.part("tokenizer_encoder")
+    if not isinstance(encoder, TiTokEncoder):
+        raise InputError(
+            f"{args.from_model}: tokenizer.encoder is {animator.config.tokenizer.encoder}, the layout is titok's"
+        )
+    save_motion_encoder(encoder, animator.part("codebook"), args.file)
+    print(f"{args.file}: {Path(args.file).stat().st_size:,} bytes in the release's layout")
     return 0
 
 

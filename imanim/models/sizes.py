@@ -1,4 +1,10 @@
-"""Model sizes by name: configs/model/*.yaml, one laid over another (``model=wan2.1-1.3b,tokenizer-small``)."""
+"""Model sizes by name: configs/model/*.yaml, one laid over another (``model=wan2.1-1.3b,tokenizer-small``).
+
+    python -m imanim.models.sizes                                  # the parameters of every name
+    python -m imanim.models.sizes wan2.1-1.3b,tokenizer-small
+
+Nothing is allocated: the models are built on the meta device.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imanim import config
+from imanim import cli, config
 from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig
 
@@ -38,3 +44,30 @@ def _find(text: str) -> Path:
     if not named.is_file():
         raise InputError(f"model: {text}: neither a file nor one of {', '.join(names())}")
     return named
+
+
+def parameters(sizes: AnimatorConfig) -> dict[str, int]:
+    """Part to its number of parameters (the codebook's codes included, which are a buffer)."""
+    import torch
+
+    from imanim.models.animator import Animator
+
+    with torch.device("meta"):
+        animator = Animator(sizes)
+    counts = {name: sum(p.numel() for p in animator.part(name).parameters()) for name in animator.parts}
+    return counts | {"codebook": animator.part("codebook").embedding.numel()}
+
+
+def main(argv: list[str]) -> int:
+    p = cli.parser(__doc__ or "", config=False)
+    p.add_argument("models", nargs="*", metavar="NAME", help=f"default: all of {', '.join(names())}")
+    chosen = cli.parse(p, argv).models or names()
+    rows = [(name, parameters(load(name))) for name in chosen]
+    print(f"{'parameters':<22}" + "".join(f"{part:>20}" for part in rows[0][1]) + f"{'all':>20}")
+    for name, counts in rows:
+        print(f"{name:<22}" + "".join(f"{n:>20,}" for n in (*counts.values(), sum(counts.values()))))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
