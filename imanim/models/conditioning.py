@@ -104,11 +104,11 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, cfg: AnimatorConfig):
         super().__init__()
-        from transformers import CLIPImageProcessor, CLIPVisionModel
+        from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
         folder = wan.base_folder(cfg, "image_encoder")
         try:
-            self.processor = CLIPImageProcessor.from_pretrained(wan.base_folder(cfg, "image_processor"))
+            self.processor = CLIPImageProcessorPil.from_pretrained(wan.base_folder(cfg, "image_processor"))
             self.model = CLIPVisionModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(f"base: {folder}: not readable as an image encoder ({error}); fetch it again") from None

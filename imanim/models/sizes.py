@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imanim import cli, config
-from imanim.errors import InputError
+from imanim.errors import ConfigError
 from imanim.models.config import AnimatorConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "model"
@@ -26,9 +26,11 @@ def load(text: str, settings: Mapping[str, Any] | None = None) -> AnimatorConfig
         settings: laid over them all, e.g. ``{"base": "weights/Wan2.1-T2V-1.3B-Diffusers"}``.
 
     Raises:
-        InputError, ConfigError: no such name or file, or a value that is not allowed.
+        ConfigError: no such name or file, or a value that is not allowed.
     """
-    return config.load(AnimatorConfig, [_find(part.strip()) for part in text.split(",")], settings=settings)
+    if problems(text):
+        raise ConfigError(problems(text))
+    return config.load(AnimatorConfig, [_find(part) for part in _split(text)], settings=settings)
 
 
 def names() -> list[str]:
@@ -36,14 +38,22 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def _find(text: str) -> Path:
-    path = Path(text)
-    if path.is_file() or path.suffix in (".yaml", ".yml"):
-        return path  # config.load says so when a file is missing
-    named = FOLDER / f"{text}.yaml"
-    if not named.is_file():
-        raise InputError(f"model: {text}: neither a file nor one of {', '.join(names())}")
-    return named
+def problems(text: str) -> list[str]:
+    """What is wrong with ``text`` before anything is read."""
+    return [
+        f"model: {part}: neither a file nor one of {', '.join(names())}"
+        for part in _split(text)
+        if not _find(part).is_file()
+    ]
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _find(part: str) -> Path:
+    named = FOLDER / f"{part}.yaml"
+    return named if named.is_file() and not Path(part).is_file() else Path(part)
 
 
 def parameters(sizes: AnimatorConfig) -> dict[str, int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from imanim.config import opt, req, to_dict
+from imanim.models import sizes
 from imanim.training.objective import ObjectiveConfig
 
 
@@ -217,11 +217,9 @@ class TrainConfig:
         if self.max_minutes is not None and self.max_minutes <= 0:
             found.append(f"max_minutes: {self.max_minutes} must be above 0, or null")
         if self.model is None and self.init_from is None:
-            found.append(
-                "model: give the sizes (model=configs/model/tiny.yaml) or weights to start from (init_from=FOLDER)"
-            )
-        if self.model is not None and not Path(self.model).is_file():
-            found.append(f"model: {self.model}: no such file; configs/model/ has the sizes we ship")
+            found.append("model: give the sizes (model=tiny) or weights to start from (init_from=FOLDER)")
+        if self.model is not None:
+            found += sizes.problems(self.model)
         needed = NEEDED[self.stage]
         for name in needed:
             if getattr(self.parts, name).mode == "absent":

@@ -20,10 +20,15 @@ TEXT_DIM, IMAGE_DIM = 16, 24
 
 
 def family(name: str, **denoiser: Any) -> AnimatorConfig:
-    """A family as its configuration file has it, but for the sizes: 64x32 pixels (128x64 for the 5B), 9 frames, two blocks."""
+    """A family as its configuration file has it, but for the sizes."""
+    return sizes.load(name, small(name, **denoiser))
+
+
+def small(name: str, **denoiser: Any) -> dict[str, Any]:
+    """What makes a family small: 64x32 pixels (128x64 for the 5B), 9 frames, two blocks."""
     whole = sizes.load(name)
     side = whole.latent_stride // 8
-    small: dict[str, Any] = {
+    return {
         "height": 64 * side,
         "width": 32 * side,
         "frames": 9,
@@ -38,7 +43,6 @@ def family(name: str, **denoiser: Any) -> AnimatorConfig:
             "image_dim": None if whole.denoiser.image_dim is None else IMAGE_DIM, **denoiser,
         },
     }  # fmt: skip
-    return sizes.load(name, small)
 
 
 def write_base(cfg: AnimatorConfig, folder: Path, seed: int = 0) -> WanTransformer3DModel:
@@ -87,7 +91,7 @@ def write_text_encoder(folder: Path) -> None:
 
 
 def write_image_encoder(folder: Path) -> None:
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
         hidden_size=IMAGE_DIM,
@@ -99,4 +103,4 @@ def write_image_encoder(folder: Path) -> None:
     )
     CLIPVisionModel(config).save_pretrained(folder / "image_encoder")
     size = {"height": 16, "width": 16}
-    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size=size).save_pretrained(folder / "image_processor")
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=size).save_pretrained(folder / "image_processor")

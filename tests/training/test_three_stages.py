@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from three_stages import STEPS
 from torch import Tensor
 
+from imanim.models import conditioning
 from imanim.models.animator import Animator
 from imanim.models.files import read_index
 from imanim.training.monitor import read_metrics
@@ -29,11 +30,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("three_stages")
     toy.write_model(folder)
     toy.write_shards(folder / "shards")
+    toy.write_wan(folder)
     port = str(20000 + os.getpid() % 20000)
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", port]
     done = subprocess.run(
         [*launcher, str(SCRIPT), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            conditioning.CACHE_VARIABLE: str(folder / "cache"),
+        },
         capture_output=True,
         text=True,
         timeout=600,
@@ -61,9 +68,9 @@ def test_every_stage_does_its_steps_with_finite_losses(runs: Path, stage: int):
     assert all(math.isfinite(value) for value in found.values())
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_a_continued_run_has_the_same_losses_and_weights_bit_for_bit(runs: Path, stage: int):
-    whole, cut = runs / f"stage{stage}", runs / f"stage{stage}_cut"
+@pytest.mark.parametrize("name", ["stage1", "stage3", "wan"])
+def test_a_continued_run_has_the_same_losses_and_weights_bit_for_bit(runs: Path, name: str):
+    whole, cut = runs / name, runs / f"{name}_cut"
     assert losses(cut) == losses(whole)
     validations = [[row for row in read_metrics(f) if "validation" in row] for f in (whole, cut)]
     assert validations[0] == validations[1] and len(validations[0]) == 2
@@ -115,3 +122,17 @@ def test_the_run_folder_holds_logs_pictures_and_the_newest_checkpoints(runs: Pat
 
 def test_a_half_written_checkpoint_is_cleared_away(runs: Path):
     assert not list((runs / "stage3_cut" / "checkpoints").glob(".partial-*"))
+
+
+def test_adapters_on_a_wan_base_train_and_leave_the_base_where_it_is(runs: Path):
+    saved = weights(runs / "wan", "denoiser")
+    assert all(saved[name].abs().sum() > 0 for name in saved if "lora_B" in name)
+    assert saved["text"].abs().sum() > 0 and len(list((runs / "cache" / "text").iterdir())) == 1
+    assert not [name for name in saved if name.startswith("transformer.") and "lora_" not in name]
+    record = read_index(runs / "wan" / "model").record
+    assert record["started_from"]["denoiser"] == str(runs / "base" / "transformer")
+    base = load_file(runs / "base" / "transformer" / "diffusion_pytorch_model.safetensors")
+    animator = Animator.from_pretrained(runs / "wan" / "model")
+    held = animator.denoiser.transformer.state_dict()
+    name = "blocks.0.attn1.to_q"
+    assert torch.equal(held[f"{name}.base_layer.weight"], base[f"{name}.weight"])

@@ -1,6 +1,7 @@
-"""Run by test_three_stages.py on two ranks: three stages one after the other, two of them interrupted and continued.
+"""Run by test_three_stages.py on two ranks: three stages one after the other, and low-rank adapters on a Wan base; three of these
+runs are interrupted and continued.
 
-deepspeed --num_gpus 2 tests/training/three_stages.py FOLDER     (FOLDER holds toy.yaml and shards/)
+deepspeed --num_gpus 2 tests/training/three_stages.py FOLDER     (FOLDER holds toy.yaml, shards/, wan.yaml and base/)
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
+
+import toy  # noqa: E402
 
 from imanim import distributed  # noqa: E402
 from imanim.config import load  # noqa: E402
@@ -69,6 +72,10 @@ def main(folder: Path) -> None:
     run(3, settings(folder, "stage3", init_from=folder / "stage2", ema_decay=0.9))
     interrupt(folder, "stage3", "stage3_cut")
     run(3, settings(folder, "stage3_cut", init_from=folder / "stage2", ema_decay=0.9))
+    wan = {"model": f"{toy.WAN},{folder / 'wan.yaml'}", "init_from": folder / "stage1"}
+    run(3, settings(folder, "wan", **wan))
+    interrupt(folder, "wan", "wan_cut")
+    run(3, settings(folder, "wan_cut", **wan))
     distributed.stop()
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from imanim.data.sample import JOINTS, Sample, encode
 from imanim.data.shards import write_manifest, write_shard
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 
 HEIGHT, WIDTH, FRAMES, FPS = 48, 32, 5, 12.0
 
@@ -37,6 +40,31 @@ def write_model(folder: Path, **changed: str) -> Path:
     path = folder / "toy.yaml"
     path.write_text("\n".join(lines + [f"{key}: {value}" for key, value in changed.items()]) + "\n" + PARTS)
     return path
+
+
+WAN = "wan2.1-i2v-14b"
+"""The family that asks for most: adapters, a prompt, still video and image features."""
+
+
+def write_wan(folder: Path) -> None:
+    """``wan.yaml``, to be laid over the family's sizes, and its pipeline ``base/``; the tokenizer is the toy's."""
+    from base_pipeline import small, write_base
+    from omegaconf import OmegaConf
+
+    from imanim.models import sizes
+
+    tokenizer = OmegaConf.to_container(OmegaConf.create(PARTS))["tokenizer"]
+    conv = {"encoder": "conv", "stem_patch": 4, "stem_convs": 2, "stem_padding": [0, 0], "token_dim": 12}
+    settings = small(WAN, lora_rank=2) | {
+        "height": HEIGHT,
+        "width": WIDTH,
+        "frames": FRAMES,
+        "base": str(folder / "base"),
+    }
+    settings["retargeter"]["grid_stride"] = 1
+    settings["tokenizer"] = {**tokenizer, **conv}
+    (folder / "wan.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(settings)))
+    write_base(sizes.load(f"{WAN},{folder / 'wan.yaml'}"), folder / "base")
 
 
 def write_autoencoder(folder: Path) -> None:
