@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from imanim.errors import InputError
@@ -201,13 +203,25 @@ class Animator(nn.Module):
 
     # -------------------------------------------------------------------------------------------------- storing
 
-    def save_pretrained(self, folder: str | Path, *, record: Mapping[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        record: Mapping[str, Any] | None = None,
+        max_shard_bytes: int = files.MAX_SHARD_BYTES,
+    ) -> None:
         """Writes ``model_index.json`` and one folder a part (config.json, safetensors), whole or not at all.
 
-        ``record``: what made these weights (stage, step, data, losses), kept in the index. Raises InputError when the disk is full.
+        Args:
+            folder: new, empty or holding a model, which is replaced.
+            record: what made these weights (stage, step, data, losses), kept in the index. JSON values.
+            max_shard_bytes: larger parts are split into several files, as diffusers does.
+
+        Raises:
+            InputError: the disk is full, or ``folder`` holds something else.
         """
-        state = {p: dict(self.part(p).state_dict()) for p in self.parts}
-        files.save(Path(folder), self.config, state, dict(record or {}))
+        state = {p: files.own_state(self.part(p)) for p in self.parts}
+        files.save(Path(folder), self.config, state, dict(record or {}), max_shard_bytes=max_shard_bytes)
 
     @classmethod
     def from_pretrained(
@@ -217,22 +231,38 @@ class Animator(nn.Module):
         *,
         base: str | None = None,
         attention: str | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Animator:
-        """Builds the animator a folder describes, with all of its parts or those named.
+        """Builds the animator a folder describes, with all of its parts or those named, in eval mode.
 
-        ``base`` and ``attention`` (the denoiser's) replace what the config says: weights may move, kernels differ by machine.
+        Memory is what the weights take as ``dtype``: nothing is initialised that is going to be overwritten.
 
-        Raises InputError naming the part, tensor and both shapes when the folder is missing, half-written or of another size.
+        Args:
+            base, attention: (the denoiser's) replace what the config says: weights may move, kernels differ by machine.
+            dtype: of floating-point weights. The codebook stays float32, and so do tables that are computed, not saved.
+
+        Raises:
+            InputError: the folder is missing, half-written, mixed from two models or of another size (naming the part, tensor
+                and both shapes), or has none of a part in ``parts``.
         """
+        if not dtype.is_floating_point:
+            raise InputError(f"dtype: {dtype} is no floating-point type; use float32, bfloat16 or float16")
         index = files.read_index(Path(folder))
         config = relocated(index.config, base=base, attention=attention)
-        adapters = config.denoiser.lora_rank > 0
-        animator = cls(config, tuple(parts) if parts is not None else index.parts, from_base=adapters)
-        animator.load_parts(folder)
+        animator = empty(config, tuple(parts) if parts is not None else index.parts)
+        for stored in animator._find(index, animator.parts):
+            # What is not in the folder comes from where it always does: from the part's own constructor.
+            if files.unsaved(animator.part(stored.name)):
+                whole = cls(config, (stored.name,), from_base=True).part(stored.name)
+                setattr(animator, stored.name, whole)
+                _cast(whole, files.unsaved(whole), dtype)
+            part = animator.part(stored.name)
+            part.load_state_dict(stored.copies(dtype), strict=not files.unsaved(part), assign=True)
+        animator._check_weights()
         return animator.eval()
 
     def load_parts(self, folder: str | Path, parts: Collection[str] | None = None, *, strict: bool = True) -> list[str]:
-        """Loads weights into parts already built (a stage starts from the last one's weights). Before the engine is built.
+        """Copies weights into parts already built (a stage starts from the last one's weights). Before the engine is built.
 
         Args:
             folder: what ``save_pretrained`` wrote.
@@ -244,20 +274,48 @@ class Animator(nn.Module):
         """
         index = files.read_index(Path(folder))
         wanted = [p for p in PARTS if p in (self.parts if parts is None else parts)]
-        missing = [p for p in wanted if p not in index.parts]
-        if strict and missing:
+        found = self._find(index, wanted if strict else [p for p in wanted if p in index.parts])
+        # Adapters first: they may refuse the base they are put on, and nothing shall have changed by then.
+        for stored in sorted(found, key=lambda stored: not files.unsaved(self.part(stored.name))):
+            part = self.part(stored.name)
+            part.load_state_dict(dict(stored.mapped()), strict=not files.unsaved(part))
+        return [stored.name for stored in found]
+
+    def _find(self, index: files.Index, parts: Collection[str]) -> list[files.StoredPart]:
+        """The saved parts, checked against these. Raises InputError."""
+        missing = [p for p in parts if p not in index.parts]
+        if missing:
             has = ", ".join(index.parts)
-            raise InputError(f"{folder}: has no part {', '.join(missing)} (it has {has}); give a later stage's model")
-        loaded = {p: files.load_part(index, p, self.part(p).state_dict()) for p in wanted if p in index.parts}
-        for name, tensors in loaded.items():
-            self.part(name).load_state_dict(tensors)
-        return list(loaded)
+            raise InputError(
+                f"{index.folder}: has no part {', '.join(missing)} (it has {has}); give a later stage's model"
+            )
+        return [files.check_part(index, p, self.part(p)) for p in parts]
+
+    def _check_weights(self) -> None:
+        """A tensor on the meta device has no values: what computes with it fails later and elsewhere."""
+        for name, value in itertools.chain(self.named_parameters(), self.named_buffers()):
+            if value.is_meta:
+                raise RuntimeError(
+                    f"{name}: without values after loading; a part must not compute its buffers from its parameters"
+                )
+
+
+def empty(config: AnimatorConfig, parts: Collection[str]) -> Animator:
+    """An animator to be filled: parameters on the meta device (no memory, no random start), buffers real."""
+    with init_empty_weights(include_buffers=False):
+        return Animator(config, parts)
 
 
 def relocated(config: AnimatorConfig, *, base: str | None = None, attention: str | None = None) -> AnimatorConfig:
     """The configuration with another ``base`` or ``denoiser.attention`` where they are given."""
     denoiser = replace(config.denoiser, attention=attention or config.denoiser.attention)
     return replace(config, base=base or config.base, denoiser=denoiser)
+
+
+def _cast(part: nn.Module, names: Collection[str], dtype: torch.dtype) -> None:
+    for name, value in part.state_dict(keep_vars=True).items():
+        if name in names and value.is_floating_point():
+            value.data = value.data.to(dtype)
 
 
 def _codebook(config: AnimatorConfig) -> Codebook:

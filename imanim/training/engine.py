@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -118,15 +118,20 @@ def whole(parameter: Any, local: Tensor) -> Tensor:
     return torch.cat(pieces)[: parameter.ds_numel].view(parameter.ds_shape)
 
 
-def full_weights(engine: Any, module: nn.Module, ema: dict[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
+def full_weights(
+    engine: Any, module: nn.Module, ema: dict[str, Tensor] | None = None, skip: Collection[str] = ()
+) -> Iterator[tuple[str, Tensor]]:
     """Every weight and buffer of ``module`` (a part of the engine's), whole, float32 on the CPU, one after the other.
 
     Trained weights come from the optimizer's float32 copy, or from ``ema``; frozen ones and buffers as they are. Every rank
-    must run through all of it (collectives in ZeRO-3); only the first one needs to keep what it gets.
+    must run through all of it (collectives in ZeRO-3); only the first one needs to keep what it gets. Names in ``skip``, the
+    same on every rank, are left out and not gathered.
     """
     import deepspeed
 
     for name, parameter in module.named_parameters():
+        if name in skip:
+            continue
         if parameter.requires_grad:
             local = ema[name] if ema is not None else local_master(parameter)
             yield name, whole(parameter, local).detach().cpu().clone()
@@ -136,7 +141,7 @@ def full_weights(engine: Any, module: nn.Module, ema: dict[str, Tensor] | None =
             yield name, value
         else:
             yield name, parameter.data.detach().float().cpu().clone()
-    saved = module.state_dict().keys()
+    saved = module.state_dict().keys() - set(skip)
     for name, buffer in module.named_buffers():
         if name in saved:
             yield name, buffer.detach().cpu().clone()

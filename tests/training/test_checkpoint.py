@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import toy
+from safetensors.torch import load_file
 
 from imanim import distributed
 from imanim.config import load
 from imanim.data.files import write_json
 from imanim.errors import InputError
+from imanim.models import files
 from imanim.models.animator import Animator
 from imanim.models.config import AnimatorConfig
-from imanim.training import checkpoint, transfer
+from imanim.training import checkpoint, engine, transfer
 from imanim.training.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -157,6 +159,24 @@ def test_weights_of_another_size_are_refused_with_tensor_and_shapes(tmp_path: Pa
     cfg = stage2(tmp_path, f"init_from={tmp_path / 'first'}", f"model={other / 'toy.yaml'}")
     with pytest.raises(InputError, match=r"latent_tokens is \[4, 32\] in the file, \[6, 32\] in the model"):
         transfer.build(cfg, transfer.model_config(cfg), None)
+
+
+def test_what_a_part_does_not_save_is_neither_gathered_nor_exported(
+    tmp_path: Path, alone: None, first_stage: Animator, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere = {"head.to_cells.weight", "head.to_cells.bias"}
+    first_stage.part("motion_decoder").unsaved = frozenset(elsewhere)
+    gathered: list[torch.Tensor] = []
+    real = engine.local_master
+    monkeypatch.setattr(engine, "local_master", lambda p: gathered.append(p) or real(p))
+    folder = transfer.export(None, first_stage, tmp_path / "run", {"stage": 1}, None)
+    saved = load_file(folder / "motion_decoder" / files.WEIGHTS)
+    state = first_stage.part("motion_decoder").state_dict()
+    assert saved.keys() == state.keys() - elsewhere and elsewhere < state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in saved.items())
+    asked = {id(p) for p in gathered}
+    parameters = dict(first_stage.part("motion_decoder").named_parameters())
+    assert {n for n, p in parameters.items() if id(p) not in asked} == elsewhere
 
 
 def test_a_frozen_part_without_weights_is_refused(tmp_path: Path, first_stage: Animator):
