@@ -96,6 +96,13 @@ class Animator(nn.Module):
         """Part to its named parameters (names as in ``self.named_parameters()``). The codebook has none: it is a buffer."""
         return {p: [(f"{p}.{n}", v) for n, v in self.part(p).named_parameters()] for p in self.parts}
 
+    @property
+    def unsaved(self) -> frozenset[str]:
+        """Names of weights that are not saved with the model, because they come from ``base``."""
+        return frozenset(
+            f"{name}.{inner}" for name in self.parts for inner in getattr(self.part(name), "unsaved", frozenset())
+        )
+
     def set_modes(self, modes: Mapping[str, str]) -> None:
         """Part to ``train`` or ``frozen``: sets requires_grad, and whether the codebook moves. Call before the engine is built."""
         for name, mode in modes.items():

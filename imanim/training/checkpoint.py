@@ -1,9 +1,9 @@
 """Checkpoints that are whole or not there.
 
-``OUTPUT/checkpoints/step-000500/`` holds DeepSpeed's files (``engine/``, each rank's shards), the moving average and
-``state.json``. It is written under another name and renamed when the last rank has finished, so a folder that bears its
-name is complete and the newest of them is where a run continues. No random state is saved: all randomness follows from
-(seed, step, place).
+``OUTPUT/checkpoints/step-000500/`` holds what each rank's optimizer and moving average hold (:mod:`imanim.training.fragments`),
+what is frozen, and ``state.json`` with every file's hash. It is written under another name and renamed when the last rank has
+finished, so a folder that bears its name is complete and the newest of them is where a run continues, on any number of ranks and
+under any ZeRO stage. No random state is saved: all randomness follows from (seed, step, place). Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
 from imanim import distributed
-from imanim.data.files import read_json, write_json
+from imanim.data.files import read_json, sha256_file, write_json
 from imanim.errors import InputError
+from imanim.models.animator import Animator
+from imanim.training import fragments
 from imanim.training.ema import Ema
 
 FOLDER = "checkpoints"
 STATE = "state.json"
-ENGINE = "engine"
-FORMAT = 1
+UNTRAINED = "untrained.safetensors"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -57,15 +62,14 @@ def complete(output: str | Path) -> list[Path]:
     return sorted((p for p in folders if (p / STATE).is_file()), key=lambda p: int(p.name[5:]))
 
 
-def to_continue(output: str | Path, resume: str, identity: Mapping[str, Any], ranks: int) -> Checkpoint | None:
+def to_continue(output: str | Path, resume: str, identity: Mapping[str, Any]) -> Checkpoint | None:
     """Decides where a run starts: at a checkpoint, or afresh (None). Reads only; safe on every rank.
 
     Args:
         identity: the settings that must be the same (``config.identity`` and the model's sizes).
-        ranks: processes of this run.
 
     Raises:
-        InputError: the folder holds another run, or this one cut over another number of ranks.
+        InputError: the folder holds another run.
     """
     found = newest(output)
     if found is None:
@@ -92,17 +96,16 @@ def to_continue(output: str | Path, resume: str, identity: Mapping[str, Any], ra
         )
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise InputError(f"{output}: holds a run with other settings ({differences}{more}); choose another output=")
-    if found.state["ranks"] != ranks:
-        raise InputError(
-            f"{found.path}: was saved by {found.state['ranks']} ranks, this run has {ranks}; start it with {found.state['ranks']}"
-        )
     return found
 
 
-def save(engine: Any, output: str | Path, state: Mapping[str, Any], ema: Ema | None, *, keep: int) -> Path:
+def save(
+    engine: Any, animator: Animator, output: str | Path, state: Mapping[str, Any], ema: Ema | None, *, keep: int
+) -> Path:
     """Writes a checkpoint and removes the oldest beyond ``keep``. Every rank must call it, at the same step.
 
     Args:
+        animator: the model inside ``engine``.
         state: JSON values; ``step`` and ``identity`` among them.
 
     Raises:
@@ -116,12 +119,11 @@ def save(engine: Any, output: str | Path, state: Mapping[str, Any], ema: Ema | N
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         distributed.barrier()
-        engine.save_checkpoint(str(partial), tag=ENGINE, save_latest=False)
-        if ema is not None:
-            ema.save(partial, here.rank)
-        distributed.barrier()
+        written = _write(engine, animator, partial, ema)
+        hashes = dict(sorted(pair for found in distributed.gather(written) for pair in found.items()))
         if here.is_first:
-            write_json(partial / STATE, {**state, "format": FORMAT, "ranks": here.world_size})
+            counted = {"ranks": here.world_size, "optimizer_steps": fragments.taken_steps(engine), "files": hashes}
+            write_json(partial / STATE, {**state, "format": FORMAT, **counted})
             _sync(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -131,15 +133,65 @@ def save(engine: Any, output: str | Path, state: Mapping[str, Any], ema: Ema | N
     return final
 
 
-def load(engine: Any, checkpoint: Checkpoint, ema: Ema | None) -> None:
-    """Puts weights, optimizer state, buffers and moving average back, bit for bit. Every rank must call it."""
-    path, _ = engine.load_checkpoint(str(checkpoint.path), tag=ENGINE)
-    if path is None:
-        raise InputError(
-            f"{checkpoint.path}: DeepSpeed found nothing to load; remove this folder to continue from an older one"
-        )
+def _write(engine: Any, animator: Animator, folder: Path, ema: Ema | None) -> dict[str, str]:
+    """Writes this rank's files. Returns the sha256 of each."""
+    here, written = distributed.place(), []
+    if here.is_first or not fragments.everywhere(engine):
+        written.append(_name("optimizer", here.rank))
+        fragments.write(folder / written[-1], fragments.held(engine, animator))
+    if ema is not None and (here.is_first or ema.is_cut):
+        written.append(_name("average", here.rank))
+        fragments.write(folder / written[-1], ema.fragments())
+    frozen = dict(fragments.untrained(animator, animator.unsaved))
+    if here.is_first:
+        written.append(UNTRAINED)
+        save_file(frozen, folder / UNTRAINED)
+    return {name: sha256_file(folder / name) for name in written}
+
+
+def load(engine: Any, animator: Animator, checkpoint: Checkpoint, ema: Ema | None) -> None:
+    """Puts weights, optimizer state, buffers and moving average back, bit for bit. Every rank must call it.
+
+    Raises:
+        InputError: a file is damaged or missing, or does not fit the model; nothing is changed then.
+    """
+    verify(checkpoint)
+    folder = checkpoint.path
+    fragments.restore_untrained(animator, load_file(folder / UNTRAINED), animator.unsaved)
+    steps = int(checkpoint.state["optimizer_steps"])
+    fragments.restore(engine, animator, fragments.Reader(_files(checkpoint, "optimizer")), steps)
+    engine.global_steps = checkpoint.step
     if ema is not None:
-        ema.load(checkpoint.path, distributed.place().rank)
+        if not _files(checkpoint, "average"):
+            raise InputError(f"{folder}: was made without a moving average; set ema_decay=0")
+        ema.load(fragments.Reader(_files(checkpoint, "average")))
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """Reads every file once, the ranks sharing the work, and compares its hash. Every rank must call it.
+
+    Raises:
+        InputError: a file is missing or not what was written; on every rank.
+    """
+    here, mine = distributed.place(), []
+    for i, (name, wanted) in enumerate(checkpoint.state["files"].items()):
+        if i % here.world_size == here.rank:
+            path = checkpoint.path / name
+            if not path.is_file() or sha256_file(path) != wanted:
+                mine.append(name)
+    broken = [name for found in distributed.gather(mine) for name in found]
+    if broken:
+        raise InputError(
+            f"{checkpoint.path}: {', '.join(broken)}: missing or damaged; remove this folder to continue from an older one"
+        )
+
+
+def _name(what: str, rank: int) -> str:
+    return f"{what}-rank-{rank:05d}.safetensors"
+
+
+def _files(checkpoint: Checkpoint, what: str) -> list[Path]:
+    return [checkpoint.path / name for name in checkpoint.state["files"] if name.startswith(f"{what}-rank-")]
 
 
 def remove_partial(output: str | Path) -> None:
@@ -153,14 +205,7 @@ def _refusals(partial: Path) -> Iterator[None]:
     """A write that the system refuses becomes one line, and what it left behind is removed: its space may be what is missing."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # torch's file writer reports a full disk as a RuntimeError of its own.
-        if (
-            isinstance(error, RuntimeError)
-            and "PytorchStreamWriter" not in str(error)
-            and "inline_container" not in str(error)
-        ):
-            raise
+    except (OSError, SafetensorError) as error:  # safetensors wraps the operating system's error
         shutil.rmtree(partial, ignore_errors=True)
         raise InputError(
             f"{partial.parent}: the checkpoint could not be written ({str(error).splitlines()[0]}); free some space and run the "

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from imanim.errors import InputError
 from imanim.training.engine import local_master
+from imanim.training.fragments import Fragment, Reader
+
+AVERAGE = "average"
 
 
 class Ema:
@@ -20,7 +23,7 @@ class Ema:
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
-        self._trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._trained: dict[str, Any] = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.shards: dict[str, Tensor] = {name: local_master(p).detach().clone() for name, p in self._trained.items()}
 
     @torch.no_grad()
@@ -30,26 +33,24 @@ class Ema:
         for name, parameter in self._trained.items():
             self.shards[name].lerp_(local_master(parameter).detach(), 1 - decay)
 
-    def save(self, folder: Path, rank: int) -> None:
-        """Writes this rank's shards into a checkpoint."""
-        from safetensors.torch import save_file
+    @property
+    def is_cut(self) -> bool:
+        """Whether each rank holds a piece of every average (ZeRO-3), not the whole."""
+        return any(hasattr(p, "ds_id") for p in self._trained.values())
 
-        save_file({name: t.contiguous() for name, t in self.shards.items()}, _path(folder, rank))
+    def fragments(self) -> list[Fragment]:
+        """The averages that this rank holds, as a checkpoint writes them."""
+        return [Fragment(name, start, {AVERAGE: here}) for name, start, here in self._pieces()]
 
-    def load(self, folder: Path, rank: int) -> None:
-        """Reads this rank's shards from a checkpoint of the same world size.
+    def load(self, reader: Reader) -> None:
+        """Reads this rank's averages from a checkpoint of any number of ranks. Raises InputError when some are missing."""
+        for name, start, here in self._pieces():
+            here.copy_(reader.read(name, AVERAGE, start, len(here)))
 
-        Raises:
-            InputError: the checkpoint was made without a moving average.
-        """
-        from safetensors.torch import load_file
-
-        path = _path(folder, rank)
-        if not path.is_file():
-            raise InputError(f"{path}: missing, the checkpoint was made without a moving average; set ema_decay=0")
-        for name, value in load_file(path).items():
-            self.shards[name].copy_(value)
-
-
-def _path(folder: Path, rank: int) -> Path:
-    return folder / f"ema-rank-{rank:05d}.safetensors"
+    def _pieces(self) -> Iterator[tuple[str, int, Tensor]]:
+        """(name, first element, flat view), without what ZeRO-3 fills the last ranks' pieces up with."""
+        for name, p in self._trained.items():
+            flat, whole = self.shards[name].view(-1), int(getattr(p, "ds_numel", p.numel()))
+            start = torch.distributed.get_rank(p.ds_process_group) * len(flat) if hasattr(p, "ds_id") else 0
+            if start < whole:
+                yield name, start, flat[: whole - start]

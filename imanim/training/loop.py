@@ -145,7 +145,7 @@ def _save(run: Run, done: int, elapsed_sec: float) -> None:
         "origin": run.origin,
         **transfer.provenance(run.cfg, run.sizes),
     }
-    checkpoint.save(run.engine, run.cfg.output, state, run.ema, keep=run.cfg.monitor.keep)
+    checkpoint.save(run.engine, run.module.animator, run.cfg.output, state, run.ema, keep=run.cfg.monitor.keep)
     record = {
         "stage": run.cfg.stage,
         "steps": done,
@@ -166,7 +166,10 @@ def assemble(plan: Plan) -> Run:
     if resumed is None:
         animator, origin = transfer.build(cfg, sizes, plan.train)
     else:
-        animator, origin = transfer.build_empty(cfg, sizes), dict(resumed.state["origin"])
+        # Under adapters the base's own weights are in no checkpoint.
+        adapters = sizes.denoiser.lora_rank > 0 and cfg.parts.denoiser.mode != "absent"
+        animator = transfer.build_empty(cfg, sizes, from_base=adapters)
+        origin = dict(resumed.state["origin"])
     vae: Any = load_autoencoder(autoencoder_folder(sizes)) if cfg.stage > 1 else None
     encoder = image_encoder(sizes) if cfg.stage == 3 else None
     _prepare_output(plan)
@@ -176,7 +179,7 @@ def assemble(plan: Plan) -> Run:
     engine = engines.build(module, curriculum.parameter_groups(animator, cfg), cfg)
     ema = Ema(animator, cfg.ema_decay) if cfg.ema_decay else None
     if resumed is not None:
-        checkpoint.load(engine, resumed, ema)
+        checkpoint.load(engine, animator, resumed, ema)
     held_out = batches.validation_batches(cfg, sizes, plan.validation) if plan.validation else []
     run = Run(
         cfg,

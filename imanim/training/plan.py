@@ -61,7 +61,7 @@ def make(cfg: TrainConfig) -> Plan:
     # Where weights lie and how they are computed with may change on the way; what they are may not.
     changeable = ("model.base", "model.denoiser.attention", "model.denoiser.gradient_checkpointing")
     this |= {k: v for k, v in flatten({"model": config.to_dict(sizes)}).items() if k not in changeable}
-    return Plan(cfg, sizes, train, held_out, this, checkpoint.to_continue(cfg.output, cfg.resume, this, ranks))
+    return Plan(cfg, sizes, train, held_out, this, checkpoint.to_continue(cfg.output, cfg.resume, this))
 
 
 def describe(plan: Plan) -> str:
