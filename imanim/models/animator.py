@@ -99,9 +99,7 @@ class Animator(nn.Module):
     @property
     def unsaved(self) -> frozenset[str]:
         """Names of weights that are not saved with the model, because they come from ``base``."""
-        return frozenset(
-            f"{name}.{inner}" for name in self.parts for inner in getattr(self.part(name), "unsaved", frozenset())
-        )
+        return frozenset(f"{name}.{inner}" for name in self.parts for inner in files.unsaved(self.part(name)))
 
     def set_modes(self, modes: Mapping[str, str]) -> None:
         """Part to ``train`` or ``frozen``: sets requires_grad, and whether the codebook moves. Call before the engine is built."""

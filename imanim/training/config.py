@@ -241,9 +241,11 @@ NEEDED: dict[int, tuple[str, ...]] = {
 MAY_CHANGE = (
     *("output", "resume", "max_steps", "max_minutes", "monitor", "init_from", "model", "model_settings"),
     *("data.train", "data.validation", "data.validation_split", "data.workers"),
+    *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size"),
 )
 """Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by
-content instead (the model's sizes, the data's fingerprint). ``max_steps`` moves the end of the schedule: a longer run."""
+content instead (the model's sizes, the data's fingerprint), or only cuts the work otherwise (ZeRO, micro-batches). ``max_steps``
+moves the end of the schedule: a longer run."""
 
 
 def identity(cfg: TrainConfig) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def sample_joints(shards: ShardSet, clips: int = 64) -> Tensor:
 def export(engine: Any, animator: Animator, output: str | Path, record: Mapping[str, Any], ema: Ema | None) -> Path:
     """Writes ``output/model``: every part of this stage, frozen ones included, as plain float32 weights. Collective.
 
-    What a part does not save (``files.unsaved``: a base under adapters) is left out on every rank alike, so nothing waits for it.
+    What is not saved (``animator.unsaved``: a base under adapters) is left out on every rank alike, so that nobody waits for it.
 
     Args:
         animator: inside ``engine``, its parameters possibly cut over the ranks.
@@ -145,8 +145,7 @@ def export(engine: Any, animator: Animator, output: str | Path, record: Mapping[
     folder = Path(output) / MODEL
     first = distributed.place().is_first
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in animator.parts}
-    elsewhere = {f"{part}.{name}" for part in animator.parts for name in files.unsaved(animator.part(part))}
-    for name, value in full_weights(engine, animator, ema.shards if ema is not None else None, elsewhere):
+    for name, value in full_weights(engine, animator, ema.shards if ema is not None else None, animator.unsaved):
         if first:
             part, _, inner = name.partition(".")
             parts[part][inner] = value

@@ -1,4 +1,4 @@
-"""Saving and loading: there and back bit for bit, shards, interrupted saves, what is kept out. (Refusals: test_damaged_files.py.)"""
+"""Saving and loading: there and back bit for bit, shards, interrupted saves, what is kept out (refusals: test_damaged_files.py)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,12 @@ from imanim.errors import InputError
 from imanim.models import files
 from imanim.models.animator import Animator
 from imanim.models.config import AnimatorConfig
-from imanim.training import checkpoint, engine, transfer
+from imanim.training import checkpoint, engine, fragments, transfer
 from imanim.training.config import TrainConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
+
+from sizes import mini
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 IDENTITY = {"stage": 1, "optimizer.lr": 1e-3}
@@ -26,26 +31,37 @@ IDENTITY = {"stage": 1, "optimizer.lr": 1e-3}
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A world of one without a process group."""
     monkeypatch.setattr(distributed, "barrier", lambda: None)
+    monkeypatch.setattr(distributed, "gather", lambda value: [value])
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
 
-class FakeEngine:
-    """Writes one file, or refuses as a full disk does."""
-
-    def __init__(self, refusal: Exception | None = None):
-        self.refusal = refusal
-
-    def save_checkpoint(self, folder: str, tag: str, save_latest: bool) -> None:
-        (Path(folder) / tag).mkdir()
-        (Path(folder) / tag / "rank0.pt").write_bytes(b"half")
-        if self.refusal is not None:
-            raise self.refusal
+def small_animator() -> Animator:
+    torch.manual_seed(0)
+    animator = Animator(mini(), ("codebook", "joint_decoder"))
+    animator.set_modes({"codebook": "frozen", "joint_decoder": "train"})
+    return animator
 
 
-def save(output: Path, step: int, refusal: Exception | None = None, keep: int = 2) -> Path:
+class Alone:
+    """An engine without ZeRO: torch's own AdamW on the module's parameters."""
+
+    def __init__(self, animator: Animator):
+        self.optimizer = torch.optim.AdamW([p for p in animator.parameters() if p.requires_grad], lr=1e-2)
+        self.global_steps = 0
+
+
+def train(animator: Animator, engine: Alone, steps: int) -> None:
+    for _ in range(steps):
+        engine.optimizer.zero_grad()
+        sum(p.square().sum() for p in animator.parameters() if p.requires_grad).backward()
+        engine.optimizer.step()
+
+
+def save(output: Path, step: int, keep: int = 2, animator: Animator | None = None, engine: Alone | None = None) -> Path:
+    animator = animator or small_animator()
     state = {"step": step, "stage": 1, "identity": IDENTITY}
-    return checkpoint.save(FakeEngine(refusal), output, state, None, keep=keep)
+    return checkpoint.save(engine or Alone(animator), animator, output, state, None, keep=keep)
 
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path, alone: None):
@@ -64,54 +80,97 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path, alone: None):
     assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-000003", "step-000004"]
 
 
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
-    ],
-)
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, alone: None, refusal: Exception):
+def test_what_was_saved_comes_back_bit_for_bit_and_goes_on_alike(tmp_path: Path, alone: None):
+    animator = small_animator()
+    engine = Alone(animator)
+    train(animator, engine, 3)
+    animator.codebook.uses.fill_(0.25)
+    save(tmp_path, 3, animator=animator, engine=engine)
+    again = small_animator()
+    other = Alone(again)
+    found = checkpoint.newest(tmp_path)
+    assert found is not None and found.state["optimizer_steps"] == 3
+    checkpoint.load(other, again, found, None)
+    train(animator, engine, 2)
+    train(again, other, 2)
+    mine, theirs = animator.state_dict(), again.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert other.global_steps == 3 and float(again.codebook.uses[0]) == 0.25
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+@pytest.mark.parametrize("name", ["optimizer-rank-00000.safetensors", "untrained.safetensors"])
+def test_a_damaged_file_is_found_by_its_hash_before_anything_is_changed(
+    tmp_path: Path, alone: None, harm: str, name: str
+):
+    path = save(tmp_path, 3) / name
+    content = bytearray(path.read_bytes())
+    if harm == "remove":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(content[:-1])
+    else:
+        content[-1] ^= 1
+        path.write_bytes(content)
+    animator = small_animator()
+    before = {key: value.clone() for key, value in animator.state_dict().items()}
+    found = checkpoint.newest(tmp_path)
+    assert found is not None
+    with pytest.raises(
+        InputError, match=f"{name}: missing or damaged; remove this folder to continue from an older one"
+    ):
+        checkpoint.load(Alone(animator), animator, found, None)
+    assert all(torch.equal(value, before[key]) for key, value in animator.state_dict().items())
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch):
     save(tmp_path, 1)
+
+    def refuse(path: Path, found: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fragments, "write", refuse)
     with pytest.raises(InputError, match="could not be written"):
-        save(tmp_path, 2, refusal)
+        save(tmp_path, 2)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
 
 
-def test_a_defect_of_ours_is_not_called_a_full_disk(tmp_path: Path, alone: None):
+def test_a_defect_of_ours_is_not_called_a_full_disk(tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch):
+    def fail(path: Path, found: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(fragments, "write", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        save(tmp_path, 1, RuntimeError("shapes differ"))
+        save(tmp_path, 1)
 
 
 def test_an_empty_folder_starts_afresh_and_an_equal_run_continues(tmp_path: Path, alone: None):
-    assert checkpoint.to_continue(tmp_path, "auto", IDENTITY, 1) is None
+    assert checkpoint.to_continue(tmp_path, "auto", IDENTITY) is None
     save(tmp_path, 5)
-    found = checkpoint.to_continue(tmp_path, "auto", IDENTITY, 1)
+    found = checkpoint.to_continue(tmp_path, "auto", IDENTITY)
     assert found is not None and found.step == 5
 
 
 @pytest.mark.parametrize(
-    ("resume", "identity", "ranks", "named"),
+    ("resume", "identity", "named"),
     [
-        ("never", IDENTITY, 1, "resume=auto"),
-        ("auto", {**IDENTITY, "optimizer.lr": 2e-3}, 1, "optimizer.lr is 0.001 there and 0.002 here"),
-        ("auto", {**IDENTITY, "stage": 2}, 1, "stage 1"),
-        ("auto", IDENTITY, 2, "1 ranks"),
+        ("never", IDENTITY, "resume=auto"),
+        ("auto", {**IDENTITY, "optimizer.lr": 2e-3}, "optimizer.lr is 0.001 there and 0.002 here"),
+        ("auto", {**IDENTITY, "stage": 2}, "stage 1"),
     ],
 )
-def test_another_run_in_the_folder_is_refused(
-    tmp_path: Path, alone: None, resume: str, identity: dict, ranks: int, named: str
-):
+def test_another_run_in_the_folder_is_refused(tmp_path: Path, alone: None, resume: str, identity: dict, named: str):
     save(tmp_path, 5)
     with pytest.raises(InputError, match=named):
-        checkpoint.to_continue(tmp_path, resume, identity, ranks)
+        checkpoint.to_continue(tmp_path, resume, identity)
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path: Path, alone: None):
     path = save(tmp_path, 5)
     write_json(path / "state.json", {"format": 99, "step": 5})
     with pytest.raises(InputError, match="format 99"):
-        checkpoint.to_continue(tmp_path, "auto", IDENTITY, 1)
+        checkpoint.to_continue(tmp_path, "auto", IDENTITY)
 
 
 def stage2(folder: Path, *overrides: str) -> TrainConfig:
