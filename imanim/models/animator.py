@@ -71,7 +71,14 @@ class Animator(nn.Module):
         self.codebook = _codebook(config) if "codebook" in have else None
         self.motion_decoder = MotionDecoder(tk, cfg.joints) if "motion_decoder" in have else None
         self.joint_decoder = (
-            JointDecoder(rt.bottleneck, rt.joint_hidden, cfg.joints, cfg.mask_grid, rt.sub * rt.grid_stride)
+            JointDecoder(
+                rt.bottleneck,
+                rt.joint_hidden,
+                cfg.joints,
+                cfg.mask_grid,
+                rt.sub * rt.grid_stride,
+                interpolate=rt.interpolate_positions,
+            )
             if "joint_decoder" in have
             else None
         )

@@ -106,6 +106,9 @@ class RetargeterConfig:
     temporal: bool = opt(True, "attention over time; off only to study one latent frame at a time")
     sub: int = opt(4, "heatmap cells a side in one retargeted token")
     joint_hidden: int = opt(192, "hidden width of the joint decoder")
+    interpolate_positions: bool = opt(
+        False, "stretch positions over a larger grid or a longer clip than configured; false refuses these"
+    )
 
     def problems(self) -> list[str]:
         found = _positive(self, "width", "layers", "heads", "bottleneck", "grid_stride", "sub", "joint_hidden")
@@ -117,16 +120,23 @@ class ExpressionConfig:
     """Expression encoder and the expression blocks between the DiT's (METHOD.md, stage 3)."""
 
     crop_size: int = opt(32, "side of the face crop, in pixels")
+    stem_convs: int = opt(2, "3x3 stride-2 convolutions after one of stride 4; 4 suit crops of 512 pixels")
     enlarge: float = opt(1.3, "the face box is made square and enlarged by this factor before it is cropped")
     width: int = opt(64, "width of the expression tokens")
     tokens: int = opt(2, "expression tokens a frame, Ke")
     every: int = opt(2, "an expression block follows every n-th DiT block")
     heads: int = opt(4, "attention heads of an expression block")
 
+    @property
+    def stem_stride(self) -> int:
+        """Pixels a side in one of the stem's features."""
+        return 4 * 2**self.stem_convs
+
     def problems(self) -> list[str]:
         found = _positive(self, "crop_size", "width", "tokens", "every", "heads")
-        found += _divides("crop_size", self.crop_size, "its stem's stride", 16)
-        return found
+        if self.stem_convs < 0:
+            return [*found, f"stem_convs: {self.stem_convs} must not be negative"]
+        return found + _divides("crop_size", self.crop_size, "its stem's stride", self.stem_stride)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imanim import clock
+from imanim.errors import InputError
 from imanim.models.config import ExpressionConfig
 from imanim.models.layers import Attention, table
 from imanim.models.tokenizer import stem
@@ -40,17 +41,41 @@ class ExpressionEncoder(nn.Module):
     def __init__(self, cfg: ExpressionConfig):
         super().__init__()
         self.cfg = cfg
-        self.stem = stem(4, 2, cfg.width)
-        self.norm = nn.LayerNorm(cfg.width * (cfg.crop_size // 16) ** 2)
-        self.to_tokens = nn.Linear(cfg.width * (cfg.crop_size // 16) ** 2, cfg.tokens * cfg.width)
+        features = cfg.width * (cfg.crop_size // cfg.stem_stride) ** 2
+        self.stem = stem(4, cfg.stem_convs, cfg.width)
+        self.norm = nn.LayerNorm(features)
+        self.to_tokens = nn.Linear(features, cfg.tokens * cfg.width)
 
     def forward(self, driving: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
         """Frames [B,T,3,H,W] in [0,1] and boxes [B,T,4] to tokens [B,T,Ke,E] and found bool [B,T]."""
         crops, found = crop_faces(driving.flatten(0, 1), faces.flatten(0, 1), self.cfg.crop_size, self.cfg.enlarge)
-        features = F.gelu(self.stem((crops * 2 - 1).to(self.to_tokens.weight.dtype)))
-        tokens = self.to_tokens(self.norm(features.flatten(1))).unflatten(-1, (self.cfg.tokens, -1))
         batch = driving.shape[:2]
-        return tokens.unflatten(0, batch), found.unflatten(0, batch)
+        return self.encode_crops(crops.unflatten(0, batch), found.unflatten(0, batch))
+
+    def encode_crops(self, crops: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from crops made elsewhere, e.g. of a video larger than the model's.
+
+        Args:
+            crops: [B,T,3,s,s] in [0,1], s = ``expression.crop_size``. What stands in a frame without a face is not looked at.
+            found: bool [B,T].
+
+        Returns:
+            tokens [B,T,Ke,E] and ``found``.
+
+        Raises:
+            InputError: crops of another size, or not one ``found`` a crop.
+        """
+        side = self.cfg.crop_size
+        if crops.shape[2:] != (3, side, side) or found.shape != crops.shape[:2]:
+            raise InputError(
+                f"face crops: {list(crops.shape)} with found {list(found.shape)} instead of [B, T, 3, {side}, {side}] and "
+                "[B, T]; make the crops of expression.crop_size"
+            )
+        seen = torch.where(found[..., None, None, None], crops, 0.5)  # mid-grey, which is 0 below
+        seen = (seen.flatten(0, 1) * 2 - 1).to(self.to_tokens.weight.dtype)
+        features = F.gelu(self.stem(seen))
+        tokens = self.to_tokens(self.norm(features.flatten(1))).unflatten(-1, (self.cfg.tokens, -1))
+        return tokens.unflatten(0, crops.shape[:2]), found
 
 
 class ExpressionBlock(nn.Module):
@@ -69,7 +94,10 @@ class ExpressionBlock(nn.Module):
         self.gate = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor, tokens: Tensor, found: Tensor) -> Tensor:
-        """DiT tokens [B,F,P,width], expression tokens [B,T,Ke,E], found [B,T]; returns the new DiT tokens."""
+        """DiT tokens [B,F,P,width], expression tokens [B,T,Ke,E], found [B,T]; returns the new DiT tokens.
+
+        A latent frame hears its own pixel frames' tokens, as the clock says, and nothing of those without a face.
+        """
         batch, latents, per_frame = x.shape[0], x.shape[1], tokens.shape[2]
         index = torch.tensor(clock.slots(tokens.shape[1]), device=x.device)  # [F,4]
         there = (index >= 0) & found[:, index]

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from imanim import clock
-from imanim.models.layers import table
+from imanim.errors import InputError
+from imanim.models.layers import Grid, positions_on, resample, table
 
 SIGMA_CELLS = 0.9
 """Standard deviation of the target Gaussian, in heatmap cells."""
@@ -137,7 +138,7 @@ class HeatmapHead(nn.Module):
 
     GAIN = 3.0  # A zero-initialised projection of heatmap logits learns faster when its output is scaled up.
 
-    def __init__(self, width: int, joints: int, grid: tuple[int, int], sub: int, slots: int = 1):
+    def __init__(self, width: int, joints: int, grid: Grid, sub: int, slots: int = 1):
         super().__init__()
         self.grid, self.sub, self.joints, self.slots = grid, sub, joints, slots
         self.norm = nn.LayerNorm(width)
@@ -146,11 +147,12 @@ class HeatmapHead(nn.Module):
         nn.init.zeros_(self.to_cells.bias)
         self.prior = nn.Parameter(torch.zeros(joints, grid[0] * sub, grid[1] * sub))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        (gh, gw), u = self.grid, self.sub
+    def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """``grid``: the tokens', when it is not the configured one. The prior is over the frame, so it is resampled, never cut."""
+        (gh, gw), u = grid or self.grid, self.sub
         cells = self.to_cells(self.norm(tokens)).unflatten(-1, (self.slots, self.joints, u, u)).unflatten(1, (gh, gw))
         heat = cells.permute(0, 3, 4, 1, 5, 2, 6).flatten(5, 6).flatten(3, 4)
-        return heat * self.GAIN + self.prior
+        return heat * self.GAIN + resample(self.prior, (gh * u, gw * u))
 
     @torch.no_grad()
     def set_prior(self, xy: Tensor, weight: Tensor) -> None:
@@ -164,16 +166,28 @@ class JointDecoder(nn.Module):
     Every latent frame draws four heatmaps a joint, one for each pixel frame it holds; the first uses one of them.
     """
 
-    def __init__(self, width: int, hidden: int, joints: int, grid: tuple[int, int], sub: int):
+    def __init__(self, width: int, hidden: int, joints: int, grid: Grid, sub: int, *, interpolate: bool = False):
+        """``grid``: the configured one; ``interpolate``: ``retargeter.interpolate_positions``."""
         super().__init__()
+        self.grid, self.interpolate = grid, interpolate
         self.to_hidden = nn.Sequential(nn.Linear(width, hidden), nn.GELU())
         self.position = table(grid[0] * grid[1], hidden)
         self.head = HeatmapHead(hidden, joints, grid, sub, slots=clock.STRIDE)
 
     def forward(self, tokens: Tensor, frames: int) -> Tensor:
-        """Tokens [B,F,gh,gw,Wb] to logits [B,T,J,gh*sub,gw*sub] for T = ``frames``."""
-        batch, latents = tokens.shape[:2]
-        heat = self.head(self.to_hidden(tokens.flatten(0, 1).flatten(1, 2)) + self.position)
+        """Tokens [B,F,gh,gw,Wb] to logits [B,T,J,gh*sub,gw*sub] for T = ``frames``.
+
+        Raises InputError when F is not T's, and for a grid larger than the configured one (see ``layers.positions_on``).
+        """
+        batch, latents, gh, gw = tokens.shape[:4]
+        if clock.latent_frames(frames) != latents:
+            raise InputError(
+                f"retargeted tokens: {latents} latent frames, but {frames} frames have {clock.latent_frames(frames)}"
+            )
+        position = positions_on(
+            self.position, self.grid, (gh, gw), interpolate=self.interpolate, what="retargeted tokens"
+        )
+        heat = self.head(self.to_hidden(tokens.flatten(0, 1).flatten(1, 2)) + position, (gh, gw))
         heat = heat.unflatten(0, (batch, latents)).flatten(1, 2)
         places = [
             f * clock.STRIDE + s for f, row in enumerate(clock.slots(frames)) for s, t in enumerate(row) if t >= 0

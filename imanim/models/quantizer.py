@@ -7,11 +7,26 @@ leaves most codes unused, ZeRO-3 does not partition buffers, and a frozen codebo
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Health(NamedTuple):
+    """A codebook's state after its last update, the same on every rank.
+
+    alive: share of the codes in %, whose moving average of uses is at least ``revive_below`` and which were not just revived.
+    perplexity: of the moving averages: how many codes, evenly used, would be as varied. A started or revived code counts as an
+    average one until 1 / (1 - decay) steps have passed.
+    revived: codes that the last update brought back.
+    """
+
+    alive: Tensor
+    perplexity: Tensor
+    revived: Tensor
 
 
 class Codebook(nn.Module):
@@ -22,6 +37,7 @@ class Codebook(nn.Module):
         embedding: [N,D] float32, unit length.
         uses, sums: moving averages of how many tokens a code takes and of their sum, in multiples of the mean use.
         ready: 1 once started from data.
+        revived: bool [N], the codes that the last update brought back; None before it. Not saved.
     """
 
     embedding: Tensor
@@ -32,6 +48,7 @@ class Codebook(nn.Module):
     def __init__(self, codes: int, dim: int, *, decay: float = 0.98, revive_below: float = 0.1):
         super().__init__()
         self.decay, self.revive_below, self.updates = decay, revive_below, True
+        self.revived: Tensor | None = None
         start = F.normalize(torch.randn(codes, dim), dim=-1)
         self.register_buffer("embedding", start)
         self.register_buffer("uses", torch.ones(codes))
@@ -82,10 +99,20 @@ class Codebook(nn.Module):
         self.uses.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         self.embedding.copy_(F.normalize(self.sums, dim=-1))
-        dead = self.uses < self.revive_below
-        if bool(dead.any()):
-            fresh = self._candidates(flat, int(dead.sum()), generator)
-            self.embedding[dead], self.sums[dead], self.uses[dead] = fresh, fresh, 1.0
+        dead = self.revived = self.uses < self.revive_below
+        if self.revive_below > 0:
+            # One vector a code, wanted or not: what is sent between ranks must not hang on what a rank holds.
+            fresh = self._candidates(flat, len(self.uses), generator)
+            self.embedding.copy_(torch.where(dead[:, None], fresh, self.embedding))
+            self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
+            self.uses.masked_fill_(dead, 1.0)
+
+    @torch.no_grad()
+    def health(self) -> Health:
+        """How the codebook fares, from its moving averages over all ranks. No collective, no synchronisation with the device."""
+        revived = torch.zeros_like(self.uses, dtype=torch.bool) if self.revived is None else self.revived
+        alive = (self.uses >= self.revive_below) & ~revived
+        return Health(100 * alive.float().mean(), _perplexity(self.uses), revived.float().sum())
 
     def _candidates(self, flat: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
         """``number`` vectors of rank 0's batch [number,D], the same on every rank."""
@@ -112,7 +139,12 @@ def _ranks() -> int:
 
 def usage(indices: Tensor, codes: int) -> tuple[Tensor, Tensor]:
     """Share of the codebook in use (in %) and perplexity of the code distribution, of one batch of indices."""
-    counts = torch.bincount(indices.flatten(), minlength=codes).float()
+    flat = indices.flatten()
+    # Not bincount: its output's shape depends on the data, which neither tracing nor a GPU's queue likes.
+    counts = torch.zeros(codes, device=flat.device).index_add_(0, flat, torch.ones_like(flat, dtype=torch.float32))
+    return 100 * (counts > 0).float().mean(), _perplexity(counts)
+
+
+def _perplexity(counts: Tensor) -> Tensor:
     share = counts / counts.sum().clamp(min=1.0)
-    perplexity = torch.exp(-(share * share.clamp(min=1e-9).log()).sum())
-    return 100 * (counts > 0).float().mean(), perplexity
+    return torch.exp(-(share * share.clamp(min=1e-9).log()).sum())

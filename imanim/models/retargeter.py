@@ -2,6 +2,9 @@
 
 Identity, motion and learned mask tokens meet in attention; only the mask positions leave, through a narrow linear layer. That is
 the bottleneck: neither the character image's pose nor the driver's looks have another way into the video.
+
+The grid is the latents', the number of frames the motion tokens': up to those configured, whose positions were learned. Smaller
+ones take the first of them; larger ones are refused unless ``retargeter.interpolate_positions`` asks for more.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from imanim import clock
+from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig
 from imanim.models.joints import HeatmapHead
-from imanim.models.layers import Attention, Block, FeedForward, sinusoids, table
+from imanim.models.layers import Attention, Block, FeedForward, Grid, positions_on, sinusoids, table, times_on
 
 
 class IdentityEncoder(nn.Module):
@@ -20,19 +24,25 @@ class IdentityEncoder(nn.Module):
 
     def __init__(self, cfg: AnimatorConfig):
         super().__init__()
-        rt, patch, (gh, gw) = cfg.retargeter, cfg.denoiser.patch, cfg.token_grid
+        rt, patch, self.grid = cfg.retargeter, cfg.denoiser.patch, cfg.token_grid
+        self.interpolate = rt.interpolate_positions
         self.patches = nn.Conv2d(cfg.latent_channels, rt.width, patch, patch)
-        self.position = table(gh * gw, rt.width)
+        self.position = table(self.grid[0] * self.grid[1], rt.width)
         self.blocks = nn.ModuleList(Block(rt.width, rt.heads) for _ in range(rt.identity_layers))
         # The character's own joints, read from its identity tokens: the second teacher, as in the tokenizer.
-        self.head = HeatmapHead(rt.width, cfg.joints, (gh, gw), rt.sub)
+        self.head = HeatmapHead(rt.width, cfg.joints, self.grid, rt.sub)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Latents [B,C,h,w] to identity tokens [B,P,E] and logits [B,J,rows,cols] of the character image's own joints."""
-        x = self.patches(latents.to(self.position.dtype)).flatten(2).transpose(1, 2) + self.position
+        patches = self.patches(latents.to(self.position.dtype))
+        grid = (patches.shape[-2], patches.shape[-1])
+        position = positions_on(
+            self.position, self.grid, grid, interpolate=self.interpolate, what="identity latents, in DiT tokens"
+        )
+        x = patches.flatten(2).transpose(1, 2) + position
         for block in self.blocks:
             x = block(x)
-        return x, self.head(x)[:, 0]
+        return x, self.head(x, grid)[:, 0]
 
 
 class FactorisedLayer(nn.Module):
@@ -77,7 +87,8 @@ class Retargeter(nn.Module):
     def __init__(self, cfg: AnimatorConfig):
         super().__init__()
         rt, tk = cfg.retargeter, cfg.tokenizer
-        self.grid, self.scale = cfg.mask_grid, tk.token_dim**0.5
+        self.grid, self.latent_frames, self.interpolate = cfg.mask_grid, cfg.latent_frames, rt.interpolate_positions
+        self.cell, self.scale = cfg.denoiser.patch * rt.grid_stride, tk.token_dim**0.5
         self.identity = IdentityEncoder(cfg)
         self.from_motion = nn.Sequential(
             nn.Linear(tk.tokens * tk.token_dim, 2 * rt.width), nn.GELU(), nn.Linear(2 * rt.width, rt.width)
@@ -93,17 +104,41 @@ class Retargeter(nn.Module):
         self.to_bottleneck = nn.Linear(rt.width, rt.bottleneck)
 
     def forward(self, z: Tensor, identity_latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns retargeted tokens [B,F,gh,gw,Wb] and the logits [B,J,rows,cols] of the character image's own joints."""
+        """Runs the retargeter.
+
+        Args:
+            z: motion tokens [B,T,K,D], T = 4n+1.
+            identity_latents: [B,C,h,w]; gh = h / (patch * grid_stride), gw alike.
+
+        Returns:
+            retargeted tokens [B,F,gh,gw,Wb] and the logits [B,J,rows,cols] of the character image's own joints.
+
+        Raises:
+            InputError: h or w do not divide, the grid or the clip is larger than configured (see ``layers.positions_on``), or T is
+                not 4n+1.
+        """
+        grid = self._mask_grid(identity_latents)
         identity, identity_heat = self.identity(identity_latents)
         motion = self._motion(z)
         frames = motion.shape[1]
-        when = sinusoids(frames, motion.shape[-1], device=z.device).to(motion.dtype)[None, :, None]
-        mask = self.mask_token + self.mask_position + when
+        times = times_on(frames, self.latent_frames, interpolate=self.interpolate, device=z.device)
+        when = sinusoids(times, motion.shape[-1]).to(motion.dtype)[None, :, None]
+        position = positions_on(self.mask_position, self.grid, grid, interpolate=self.interpolate, what="mask tokens")
+        mask = self.mask_token + position + when
         x = torch.cat([identity[:, None].expand(-1, frames, -1, -1), motion + when, mask.expand(len(z), -1, -1, -1)], 2)
         for layer in self.layers:
             x = layer(x, identity.shape[1])
-        out = self.to_bottleneck(self.norm(x[:, :, -self.grid[0] * self.grid[1] :]))
-        return out.unflatten(2, self.grid), identity_heat
+        out = self.to_bottleneck(self.norm(x[:, :, -len(position) :]))
+        return out.unflatten(2, grid), identity_heat
+
+    def _mask_grid(self, latents: Tensor) -> Grid:
+        height, width = latents.shape[-2:]
+        if height % self.cell or width % self.cell:
+            raise InputError(
+                f"identity latents: {height}x{width} (rows x columns) do not divide by denoiser.patch * retargeter.grid_stride "
+                f"({self.cell}); use a video size that is a multiple of latent_stride times that"
+            )
+        return height // self.cell, width // self.cell
 
     def _motion(self, z: Tensor) -> Tensor:
         """One vector a pixel frame, in the four slots of its latent frame: [B,T,K,D] to [B,F,4,E].

@@ -245,12 +245,16 @@ def _driver_loss(batch: Batch, at: Context, motion: MotionTokens) -> Tensor:
 
 
 def _code_terms(at: Context, motion: MotionTokens) -> dict[str, Tensor]:
-    """Codebook use of the batch in % and perplexity; 0 while tokens are continuous."""
+    """Codebook use of this rank's batch, in % of the codes, and its perplexity. While the codebook trains, its health too (see
+    ``quantizer.Health``), the same on every rank. All 0 while tokens are continuous."""
+    names = ["codes_used", "code_perplexity"]
+    trains = at.animator.modes["codebook"] == "train"
+    if trains:
+        names += ["codebook_alive", "codebook_perplexity", "codebook_revived"]
     if motion.indices is None:
-        nothing = motion.z.new_zeros(())
-        return {"codes_used": nothing, "code_perplexity": nothing}
-    used, perplexity = usage(motion.indices, at.animator.config.tokenizer.codes)
-    return {"codes_used": used, "code_perplexity": perplexity}
+        return dict.fromkeys(names, motion.z.new_zeros(()))
+    batch = usage(motion.indices, at.animator.config.tokenizer.codes)
+    return dict(zip(names, [*batch, *(at.animator.part("codebook").health() if trains else ())]))
 
 
 def _losses(total: Tensor, terms: dict[str, Tensor]) -> Losses:

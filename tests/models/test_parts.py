@@ -1,18 +1,13 @@
-"""Tokenizer, retargeter, expression: shapes, who sees whom, where gradients go."""
+"""The parts together: shapes; the tokenizer's encoder. Retargeter, expression and denoiser have files of their own."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
-from sizes import B, C, F, J, T, mini, mini_batch, unit
+from sizes import B, C, F, J, T, mini, mini_batch
 
-from imanim import clock
 from imanim.models.animator import Animator
 from imanim.models.config import TokenizerConfig
-from imanim.models.expression import ExpressionBlock, crop_faces
-from imanim.models.retargeter import Retargeter
 from imanim.models.tokenizer import ConvEncoder, stem
 
 
@@ -47,68 +42,3 @@ def test_frames_are_encoded_one_by_one():
     animator, clip = Animator(mini(), ("tokenizer_encoder",)).eval(), mini_batch()["driving"]
     whole = animator.motion_tokens(clip, vq=False).z
     torch.testing.assert_close(animator.motion_tokens(clip[:, 3:4], vq=False).z, whole[:, 3:4])
-
-
-def _still(temporal: bool) -> Retargeter:
-    cfg = mini()
-    cfg.retargeter = dataclasses.replace(cfg.retargeter, temporal=temporal)
-    return Retargeter(cfg).eval()
-
-
-def test_without_attention_over_time_a_pixel_frame_moves_only_its_own_latent_frame():
-    retargeter, z, identity = _still(False), unit(1, T, 3, 4), torch.randn(1, C, 4, 2)
-    before = retargeter(z, identity)[0]
-    for i in range(T):
-        changed = z.clone()
-        changed[:, i] = unit(3, 4)
-        moved = (retargeter(changed, identity)[0] - before).abs().flatten(2).amax(-1)[0] > 1e-6
-        assert moved.nonzero().flatten().tolist() == [clock.latent_of_pixel(i)]
-
-
-def test_with_attention_over_time_a_pixel_frame_moves_every_latent_frame():
-    retargeter, z, identity = _still(True), unit(1, T, 3, 4), torch.randn(1, C, 4, 2)
-    changed = z.clone()
-    changed[:, 6] = unit(3, 4)
-    moved = (retargeter(changed, identity)[0] - retargeter(z, identity)[0]).abs().flatten(2).amax(-1)[0] > 1e-6
-    assert moved.all()
-
-
-def test_nothing_leaves_but_the_mask_positions():
-    """With what mask tokens hear switched off, what leaves must be deaf to identity and motion: only they are read."""
-    retargeter, z, identity = _still(True), unit(1, T, 3, 4), torch.randn(1, C, 4, 2)
-    for layer in retargeter.layers:
-        torch.nn.init.zeros_(layer.get_submodule("space.to_out").weight)  # type: ignore[arg-type]
-        torch.nn.init.zeros_(layer.get_submodule("modulation").weight)  # type: ignore[arg-type]
-    out = retargeter(z, identity)[0]
-    assert torch.equal(out, retargeter(unit(1, T, 3, 4), torch.randn(1, C, 4, 2))[0])
-    assert out.shape[-1] == 6
-
-
-def test_the_retargeter_takes_clips_longer_than_it_was_trained_on():
-    assert _still(True)(unit(1, 21, 3, 4), torch.randn(1, C, 4, 2))[0].shape[1] == 6
-
-
-def test_face_crops_show_the_box_enlarged_and_square():
-    frames = torch.zeros(1, 3, 40, 20)
-    frames[:, :, 10:14, 8:12] = 1  # 4x4 pixels
-    box = torch.tensor([[8 / 20, 10 / 40, 12 / 20, 14 / 40]])
-    crops, found = crop_faces(frames, box, 16, 2.0)
-    assert found.tolist() == [True]
-    inside = crops[0, 0] > 0.5
-    assert inside[5:11, 5:11].all() and not inside[:3].any() and not inside[:, :3].any()
-    assert crop_faces(frames, torch.full((1, 4), float("nan")), 16, 2.0)[1].tolist() == [False]
-
-
-def test_expression_reaches_only_its_own_latent_frame_and_only_through_an_open_gate():
-    block = ExpressionBlock(12, mini().expression).eval()
-    x, tokens, found = torch.randn(1, F, 2, 12), torch.randn(1, T, 2, 8), torch.ones(1, T, dtype=torch.bool)
-    assert torch.equal(block(x, tokens, found), x)
-    torch.nn.init.ones_(block.gate)
-    before, changed = block(x, tokens, found), tokens.clone()
-    changed[:, 5] = torch.randn(2, 8)
-    moved = (block(x, changed, found) - before).abs().flatten(2).amax(-1)[0] > 1e-6
-    assert moved.tolist() == [False, False, True]
-    hidden = found.clone()
-    hidden[:, 5] = False
-    assert torch.equal(block(x, changed, hidden), block(x, tokens, hidden))
-    assert block(x, tokens, torch.zeros_like(found)).isfinite().all()

@@ -95,6 +95,15 @@ def test_the_codebook_waits_for_its_fraction_of_the_steps_then_starts_from_data(
     late = module(mini_batch(), generator(), 50)
     assert module.animator.part("codebook").ready == 1 and late.terms["codes_used"] > 0
     assert early.terms.keys() == late.terms.keys()
+    assert early.terms["codebook_alive"] == 0 and late.terms["codebook_alive"] == 100
+    assert late.terms["codebook_perplexity"] > 15 and late.terms["codebook_revived"] == 0
+
+
+def test_the_codebooks_health_is_told_only_while_it_trains():
+    for stage in (1, 2, 3):
+        names = _module(stage)(mini_batch(), generator(), 0).terms.keys()
+        assert {"codes_used", "code_perplexity"} <= names
+        assert ("codebook_revived" in names) is (stage == 1)
 
 
 def test_validation_changes_nothing_and_does_not_augment():
