@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from imanim.data.dice import Dice
 from imanim.data.sample import JOINTS
 from imanim.data.stream import OUTSIDE, Batch
 
@@ -25,7 +26,7 @@ def augment_driving(
     frames: Tensor,
     joints: Tensor,
     faces: Tensor,
-    generator: torch.Generator,
+    dice: Dice,
     *,
     scale: float = 0.2,
     shift: float = 0.08,
@@ -44,17 +45,16 @@ def augment_driving(
     Returns:
         the same three, moved together; unknown joints stay unknown.
     """
-    b = frames.shape[0]
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=generator.device).mul_(2).sub_(1).to(frames)
+        return dice.rand(*shape).mul_(2).sub_(1).to(frames)
 
-    zoom = torch.exp(math.log1p(scale) * uniform(b, 1) + math.log1p(stretch) * uniform(b, 2) * 0.5)
-    moved = uniform(b, 2) * shift
+    zoom = torch.exp(math.log1p(scale) * uniform(1) + math.log1p(stretch) * uniform(2) * 0.5)
+    moved = uniform(2) * shift
     frames = _warp(frames, zoom, moved)
-    gain = 1 + colour * uniform(b, 1, 3, 1, 1)
-    offset = 0.5 * colour * uniform(b, 1, 3, 1, 1)
-    contrast = 1 + colour * uniform(b, 1, 1, 1, 1)
+    gain = 1 + colour * uniform(1, 3, 1, 1)
+    offset = 0.5 * colour * uniform(1, 3, 1, 1)
+    contrast = 1 + colour * uniform(1, 1, 1, 1)
     frames = (((frames - 0.5) * contrast + 0.5) * gain + offset).clamp(0, 1)
 
     unknown = (joints[..., :2] == OUTSIDE).all(-1, keepdim=True)
@@ -77,9 +77,9 @@ def _warp(frames: Tensor, zoom: Tensor, moved: Tensor) -> Tensor:
     return warped.unflatten(1, (t, 3))
 
 
-def mirror(batch: Batch, generator: torch.Generator) -> Batch:
+def mirror(batch: Batch, dice: Dice) -> Batch:
     """Mirrors each sample of a batch with probability 1/2: every picture, joint (left and right swap), box and mask of it."""
-    flip = torch.rand(len(batch["driving"]), generator=generator, device=generator.device) < 0.5
+    flip = dice.rand() < 0.5
     if not bool(flip.any()):
         return batch
     out = dict(batch)

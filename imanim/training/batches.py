@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from imanim import distributed
 from imanim.data.augment import augment_driving, mirror
+from imanim.data.dice import Dice
 from imanim.data.shards import ShardSet, read_manifest
 from imanim.data.stream import Batch, Loader, SampleDataset
 from imanim.errors import InputError
@@ -19,11 +19,20 @@ VALIDATION = 1 << 31
 """Added to the place of a validation batch, so that it never shares its noise with a training batch."""
 
 
-def random_source(seed: int, step: int, place: int) -> torch.Generator:
-    """The CPU generator of one micro-batch. ``place`` is its place in the global batch, so that the noise a sample meets does not
-    depend on how many ranks share the work."""
-    state = np.random.SeedSequence((seed, step, place)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & ((1 << 63) - 1))
+def dice(cfg: TrainConfig, step: int, micro: int = 0) -> Dice:
+    """The randomness of this rank's ``micro``-th micro-batch of a step."""
+    here = distributed.place()
+    size, accumulation = cfg.batch.cut(here.world_size)
+    first = (here.rank * accumulation + micro) * size
+    return Dice(cfg.seed, step, range(first, first + size))
+
+
+def validation_dice(cfg: TrainConfig, number: int) -> Dice:
+    """The randomness of this rank's share of the ``number``-th validation batch: the same at every validation."""
+    here = distributed.place()
+    size, _ = cfg.batch.cut(here.world_size)
+    first = VALIDATION + (number * here.world_size + here.rank) * size
+    return Dice(cfg.seed, 0, range(first, first + size))
 
 
 def open_train(cfg: TrainConfig) -> ShardSet:
@@ -76,15 +85,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def augment(batch: Batch, cfg: AugmentConfig, random: torch.Generator) -> Batch:
+def augment(batch: Batch, cfg: AugmentConfig, dice: Dice) -> Batch:
     """A training batch as it is seen this time: mirrored as a whole, then the driving side changed alone."""
     if cfg.mirror:
-        batch = mirror(batch, random)
+        batch = mirror(batch, dice)
     driving, joints, faces = augment_driving(
         batch["driving"],
         batch["driving_joints"],
         batch["faces"],
-        random,
+        dice,
         scale=cfg.scale,
         shift=cfg.shift,
         stretch=cfg.stretch,

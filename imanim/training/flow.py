@@ -1,6 +1,6 @@
 """Flow matching (Lipman et al. 2023, rectified flow): noise levels, noising, losses, and a plain Euler sampler.
 
-``x_t = (1 - sigma) x0 + sigma eps``; the velocity ``dx/dsigma`` is ``eps - x0``. Everything is a pure function of its generator.
+``x_t = (1 - sigma) x0 + sigma eps``; the velocity ``dx/dsigma`` is ``eps - x0``. Everything is a pure function of its dice.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from imanim.data.dice import Dice
+
 
 def shifted(sigma: Tensor, shift: float) -> Tensor:
     """Noise levels moved towards 1 (shift > 1), as Wan's schedulers do: shift*s / (1 + (shift-1)*s)."""
@@ -17,25 +19,24 @@ def shifted(sigma: Tensor, shift: float) -> Tensor:
 
 
 def draw_sigma(
-    batch: int,
-    generator: torch.Generator,
+    dice: Dice,
     *,
     mean: float,
     std: float,
     shift: float,
     between: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Logit-normal noise levels [B] in (0,1) (Esser et al. 2024, 3.1), shifted.
+    """A logit-normal noise level a sample [B] in (0,1) (Esser et al. 2024, 3.1), shifted.
 
     ``between``: only levels in this range, distributed there as they are without it (one half of Wan 2.2 A14B).
     """
     if between == (0.0, 1.0):
-        return shifted(torch.sigmoid(mean + std * torch.randn(batch, generator=generator)), shift)
+        return shifted(torch.sigmoid(mean + std * dice.randn()), shift)
     normal = torch.distributions.Normal(0.0, 1.0)
     # The unshifted levels at the range's ends; shifting by 1/shift undoes shifting by shift.
     ends = (torch.logit(shifted(torch.tensor(between, dtype=torch.float64), 1 / shift)) - mean) / std
     low, high = normal.cdf(ends)
-    place = low + (high - low) * torch.rand(batch, generator=generator, dtype=torch.float64)
+    place = low + (high - low) * dice.rand().double()
     level = shifted(torch.sigmoid(mean + std * normal.icdf(place)), shift)
     return level.clamp(*between).float()
 

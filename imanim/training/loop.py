@@ -80,15 +80,14 @@ def train(plan: Plan) -> None:
 
 def accumulate_gradients(run: Run, step: int) -> bool:
     """Losses and gradients of one step's micro-batches. Returns whether any rank was asked to stop after this step."""
-    here, stopping = distributed.place(), False
-    _, accumulation = run.cfg.batch.cut(here.world_size)
+    stopping = False
+    _, accumulation = run.cfg.batch.cut(distributed.place().world_size)
     for micro in range(accumulation):
         waited = time.monotonic()
         batch = batches.to_device(next(run.feed), run.device)
         waited = time.monotonic() - waited
-        random = batches.random_source(run.cfg.seed, step, here.rank * accumulation + micro)
-        batch = batches.augment(batch, run.cfg.data.augment, random)
-        losses = run.engine(batch, random, step)
+        dice = batches.dice(run.cfg, step, micro)
+        losses = run.engine(batches.augment(batch, run.cfg.data.augment, dice), dice, step)
         broken, stopping = distributed.any_rank(
             not math.isfinite(float(losses.total.detach())), run.stopper.wants_to_stop(), device=run.device
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from imanim.config import opt
 from imanim.data.augment import augment_driving
+from imanim.data.dice import Dice
 from imanim.data.stream import Batch
 from imanim.errors import InputError
 from imanim.models.animator import Animator, MotionTokens
@@ -74,7 +75,7 @@ class Context(NamedTuple):
     vae: Any
     image_encoder: ImageEncoder | None
     cfg: ObjectiveConfig
-    generator: torch.Generator
+    dice: Dice
     progress: float
     training: bool
 
@@ -88,7 +89,7 @@ def stage1(batch: Batch, at: Context) -> Losses:
     weight = joint_weight(joints)
     square = at.animator.to_square(joints[..., :2])
     vq = at.progress >= at.cfg.vq_start_fraction
-    motion = at.animator.motion_tokens(frames, vq=vq, generator=at.generator)
+    motion = at.animator.motion_tokens(frames, vq=vq, generator=at.dice.shared)
     heat = at.animator.read_motion_joints(motion.z)
     size = (at.animator.config.height, at.animator.config.width)
 
@@ -109,7 +110,7 @@ def stage1(batch: Batch, at: Context) -> Losses:
 def stage2(batch: Batch, at: Context) -> Losses:
     """Heatmaps of the character performing the driver's motion, from the retargeted tokens."""
     identity = encode_image(at.vae, batch["identity"])
-    motion = at.animator.motion_tokens(batch["driving"], generator=at.generator)
+    motion = at.animator.motion_tokens(batch["driving"], generator=at.dice.shared)
     tokens, identity_heat = at.animator.retarget_with_identity(motion.z, identity)
     total, terms = _retarget_losses(batch, at, tokens, identity_heat)
     return _losses(total, {**terms, **_code_terms(at, motion)})
@@ -120,7 +121,7 @@ def stage3(batch: Batch, at: Context) -> Losses:
     animator, cfg = at.animator, at.cfg
     identity = encode_image(at.vae, batch["identity"])
     x0 = encode_video(at.vae, batch["target"])
-    motion = animator.motion_tokens(batch["driving"], generator=at.generator)
+    motion = animator.motion_tokens(batch["driving"], generator=at.dice.shared)
     tokens, identity_heat = animator.retarget_with_identity(motion.z, identity)
     expression = animator.express(batch["driving"], batch["faces"]) if animator.expression is not None else None
 
@@ -128,8 +129,8 @@ def stage3(batch: Batch, at: Context) -> Losses:
 
     between = animator.config.denoiser.sigma_range
     levels: Any = {"mean": cfg.sigma_mean, "std": cfg.sigma_std, "shift": cfg.shift, "between": between}
-    sigma = flow.draw_sigma(len(x0), at.generator, **levels).to(x0)
-    noise = torch.randn(x0.shape, generator=at.generator).to(x0)
+    sigma = flow.draw_sigma(at.dice, **levels).to(x0)
+    noise = at.dice.randn(*x0.shape[1:]).to(x0)
     noisy = flow.add_noise(x0, noise, sigma)
     out = animator.denoise(noisy, sigma, identity, tokens, expression, image)
     prediction = animator.config.denoiser.prediction
@@ -192,8 +193,8 @@ class TrainingModule(nn.Module):
         """The image encoder, or None for a base without one."""
         return self._outside[1]
 
-    def forward(self, batch: Batch, generator: torch.Generator, step: int) -> Losses:
-        """A batch's losses (see imanim.data.stream.Batch) at a step (0 = the first). ``generator`` is a CPU one.
+    def forward(self, batch: Batch, dice: Dice, step: int) -> Losses:
+        """A batch's losses (see imanim.data.stream.Batch) at a step (0 = the first), with the dice of its samples.
 
         The driving side comes augmented already; stage 1 augments the target's frames itself while training.
         """
@@ -201,20 +202,20 @@ class TrainingModule(nn.Module):
             if frozen is not None:
                 frozen.to(batch["driving"].device)
         progress = min(1.0, step / max(1, self.total_steps))
-        at = Context(self.animator, self.vae, self.image_encoder, self.cfg, generator, progress, self.training)
+        at = Context(self.animator, self.vae, self.image_encoder, self.cfg, dice, progress, self.training)
         return STAGES[self.stage](batch, at)
 
 
 def _some_frames(batch: Batch, at: Context) -> tuple[Tensor, Tensor]:
     """A few frames of every driving and target clip [2B,n,3,H,W] and their joints [2B,n,J,3]."""
     clips, frames = batch["driving"].shape[:2]
-    picks = torch.rand(2 * clips, frames, generator=at.generator).argsort(-1)[:, : at.cfg.frames_per_clip]
+    picks = torch.cat([at.dice.rand(frames), at.dice.rand(frames)]).argsort(-1)[:, : at.cfg.frames_per_clip]
     rows, picks = torch.arange(clips)[:, None], picks.to(batch["driving"].device)
     driving, joints = batch["driving"][rows, picks[:clips]], batch["driving_joints"][rows, picks[:clips]]
     target, target_joints = batch["target"][rows, picks[clips:]], batch["joints"][rows, picks[clips:]]
     if at.training:
         boxes = target.new_zeros(*target.shape[:2], 4)
-        target, target_joints, _ = augment_driving(target, target_joints, boxes, at.generator)
+        target, target_joints, _ = augment_driving(target, target_joints, boxes, at.dice)
     return torch.cat([driving, target]), torch.cat([joints, target_joints])
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from imanim import clock, distributed
+from imanim.data.dice import Dice
 from imanim.data.stream import Batch
 from imanim.models.autoencoder import decode_video, encode_image, encode_video
 from imanim.models.conditioning import image_condition
@@ -24,11 +25,11 @@ from imanim.training.objective import TrainingModule
 @torch.no_grad()
 def measure(engine: Any, held_out: list[Batch], cfg: TrainConfig, device: torch.device, step: int) -> dict[str, float]:
     """The mean of each loss and metric over the held-out batches of all ranks. ``step`` sets the phase, not the noise."""
-    here, sums = distributed.place(), dict[str, float]()
+    sums: dict[str, float] = {}
     with evaluating(engine):
         for i, batch in enumerate(held_out):
-            random = batches.random_source(cfg.seed, 0, batches.VALIDATION + i * here.world_size + here.rank)
-            losses = engine(batches.to_device(batch, device), random, step)
+            dice = batches.validation_dice(cfg, i)
+            losses = engine(batches.to_device(batch, device), dice, step)
             for name, value in {"loss": losses.total, **losses.terms}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) / len(held_out)
     return distributed.mean_over_ranks(sums, device)
@@ -90,9 +91,8 @@ def video_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[s
     latent_frames = clock.latent_frames(target.shape[1])
     image = image_condition(sizes, vae, module.image_encoder, batch["identity"], latent_frames)
     conditions = animator.conditions(batch["driving"], batch["faces"], identity, image)
-    random = batches.random_source(cfg.seed, 0, batches.VALIDATION)
-    shape = (len(target), sizes.latent_channels, latent_frames, *sizes.latent_size)
-    noise = torch.randn(shape, generator=random).to(target.device)
+    dice = Dice(cfg.seed, 0, range(batches.VALIDATION, batches.VALIDATION + len(target)))
+    noise = dice.randn(sizes.latent_channels, latent_frames, *sizes.latent_size).to(target.device)
     steps = cfg.monitor.sampling_steps or sizes.denoiser.sampling_steps
     low, high = sizes.denoiser.sigma_range
     # Half of a model cannot start from noise alone, or not end: it starts from the noised truth and ends with its own guess.

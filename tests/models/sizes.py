@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from imanim.data.dice import Dice
 from imanim.models.config import (
     AnimatorConfig,
     DenoiserConfig,
@@ -37,6 +38,10 @@ def unit(*shape: int) -> torch.Tensor:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def dice(seed: int = 0, samples: int = B) -> Dice:
+    return Dice(seed, 0, range(samples))
 
 
 def mini_batch(samples: int = B, seed: int = 0) -> dict:

@@ -140,23 +140,34 @@ def test_time_that_is_up_is_a_reason_to_stop():
     stopper.close()
 
 
-def test_noise_follows_from_seed_step_and_place_alone():
-    def draw(*key: int) -> float:
-        return float(torch.rand((), generator=batches.random_source(*key)))
-
-    assert draw(0, 3, 1) == draw(0, 3, 1)
-    assert len({draw(0, 3, 1), draw(1, 3, 1), draw(0, 4, 1), draw(0, 3, 2), draw(0, 3, batches.VALIDATION + 1)}) == 5
+def test_what_a_sample_meets_does_not_depend_on_how_the_batch_is_cut(folder, tmp_path, monkeypatch):
+    drawn = {}
+    for ranks, micro in ((1, 4), (1, 2), (2, 2), (2, 1), (4, 1)):
+        cfg = config(folder, tmp_path / "run", f"batch.micro_size={micro}")
+        pieces, shared = [], set()
+        for rank in range(ranks):
+            monkeypatch.setattr(distributed, "place", lambda r=rank, n=ranks: distributed.Place(r, n, r, n))
+            for number in range(cfg.batch.cut(ranks)[1]):
+                dice = batches.dice(cfg, 7, number)
+                pieces.append(dice.randn(3))
+                shared.add(float(torch.rand((), generator=dice.shared)))
+        drawn[ranks, micro] = torch.cat(pieces)
+        assert len(shared) == 1
+    assert all(torch.equal(drawn[1, 4], other) for other in drawn.values())
+    assert len({tuple(row.tolist()) for row in drawn[1, 4]}) == 4
+    assert not torch.equal(batches.dice(cfg, 8).randn(3), batches.dice(cfg, 7).randn(3))
+    assert not torch.equal(batches.validation_dice(cfg, 0).randn(3), batches.dice(cfg, 0).randn(3))
 
 
 def test_augmentation_changes_the_driver_and_leaves_the_truth(folder, shards, tmp_path, alone):
     cfg = config(folder, tmp_path / "run")
     batch = next(batches.training_batches(cfg, plan.make(cfg).sizes, shards, 0))
-    seen = batches.augment(batch, AugmentConfig(mirror=False), batches.random_source(0, 0, 0))
+    seen = batches.augment(batch, AugmentConfig(mirror=False), batches.dice(cfg, 0))
     assert torch.equal(seen["target"], batch["target"]) and torch.equal(seen["joints"], batch["joints"])
     assert not torch.equal(seen["driving"], batch["driving"])
     assert not torch.equal(seen["driving_joints"], batch["driving_joints"])
-    mirrored = mirror(batch, batches.random_source(0, 0, 0))
-    both = batches.augment(batch, AugmentConfig(0, 0, 0, 0, mirror=True), batches.random_source(0, 0, 0))
+    mirrored = mirror(batch, batches.dice(cfg, 0))
+    both = batches.augment(batch, AugmentConfig(0, 0, 0, 0, mirror=True), batches.dice(cfg, 0))
     assert torch.equal(both["target"], mirrored["target"])
 
 

@@ -16,7 +16,7 @@ from imanim.training import flow
 from imanim.training.objective import Losses, ObjectiveConfig, TrainingModule
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from sizes import C, generator, mini, mini_batch
+from sizes import C, dice, mini, mini_batch
 
 NEEDED = {
     1: ("tokenizer_encoder", "codebook", "motion_decoder"),
@@ -48,7 +48,7 @@ def _module(stage: int, **cfg: object) -> TrainingModule:
 def test_gradients_reach_every_trained_part_and_no_frozen_one(stage):
     module = _module(stage)
     for step in range(2):  # zero-initialised gates pass gradients on only after their first step
-        losses = module(mini_batch(), generator(step), step)
+        losses = module(mini_batch(), dice(step), step)
         losses.total.backward()
         with torch.no_grad():
             for p in module.parameters():
@@ -70,7 +70,7 @@ def test_the_loss_falls_on_a_moving_square(stage):
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=3e-3)
     history = []
     for step in range(25):
-        losses = module(mini_batch(4), generator(step % 2), step)
+        losses = module(mini_batch(4), dice(step % 2, 4), step)
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
@@ -79,8 +79,8 @@ def test_the_loss_falls_on_a_moving_square(stage):
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_the_same_generator_gives_the_same_losses_and_another_does_not(stage):
-    results = [_module(stage)(mini_batch(), generator(seed), 0) for seed in (0, 0, 1)]
+def test_the_same_dice_give_the_same_losses_and_another_does_not(stage):
+    results = [_module(stage)(mini_batch(), dice(seed), 0) for seed in (0, 0, 1)]
     assert isinstance(results[0], Losses)
     assert torch.equal(results[0].total, results[1].total)
     assert results[0].terms.keys() == results[1].terms.keys() and all(v.ndim == 0 for v in results[0].terms.values())
@@ -90,9 +90,9 @@ def test_the_same_generator_gives_the_same_losses_and_another_does_not(stage):
 
 def test_the_codebook_waits_for_its_fraction_of_the_steps_then_starts_from_data():
     module = _module(1, vq_start_fraction=0.5)
-    early = module(mini_batch(), generator(), 49)
+    early = module(mini_batch(), dice(), 49)
     assert module.animator.part("codebook").ready == 0 and early.terms["codes_used"] == 0
-    late = module(mini_batch(), generator(), 50)
+    late = module(mini_batch(), dice(), 50)
     assert module.animator.part("codebook").ready == 1 and late.terms["codes_used"] > 0
     assert early.terms.keys() == late.terms.keys()
     assert early.terms["codebook_alive"] == 0 and late.terms["codebook_alive"] == 100
@@ -101,7 +101,7 @@ def test_the_codebook_waits_for_its_fraction_of_the_steps_then_starts_from_data(
 
 def test_the_codebooks_health_is_told_only_while_it_trains():
     for stage in (1, 2, 3):
-        names = _module(stage)(mini_batch(), generator(), 0).terms.keys()
+        names = _module(stage)(mini_batch(), dice(), 0).terms.keys()
         assert {"codes_used", "code_perplexity"} <= names
         assert ("codebook_revived" in names) is (stage == 1)
 
@@ -109,7 +109,7 @@ def test_the_codebooks_health_is_told_only_while_it_trains():
 def test_validation_changes_nothing_and_does_not_augment():
     module = _module(1).eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    module(mini_batch(), generator(), 0)
+    module(mini_batch(), dice(), 0)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
@@ -130,7 +130,7 @@ def test_unknown_joints_of_a_sample_leave_a_finite_loss():
             batch[name] = torch.full_like(batch[name], -1.0)
             batch[name][..., 2] = 0
         batch["faces"] = torch.full_like(batch["faces"], float("nan"))
-        losses = _module(stage)(batch, generator(), 0)
+        losses = _module(stage)(batch, dice(), 0)
         losses.total.backward()
         assert losses.total.isfinite() and losses.terms["heatmap"] == 0
 
@@ -138,7 +138,7 @@ def test_unknown_joints_of_a_sample_leave_a_finite_loss():
 def test_shifting_keeps_the_ends_and_moves_the_middle_towards_noise():
     sigma = torch.tensor([0.0, 0.5, 1.0])
     torch.testing.assert_close(flow.shifted(sigma, 3.0), torch.tensor([0.0, 0.75, 1.0]))
-    drawn = flow.draw_sigma(4000, generator(), mean=0.0, std=1.0, shift=1.0)
+    drawn = flow.draw_sigma(dice(0, 4000), mean=0.0, std=1.0, shift=1.0)
     assert drawn.min() > 0 and drawn.max() < 1 and abs(float(drawn.median()) - 0.5) < 0.03
 
 

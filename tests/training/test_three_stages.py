@@ -19,6 +19,7 @@ from torch import Tensor
 from imanim.models import conditioning
 from imanim.models.animator import Animator
 from imanim.models.files import read_index
+from imanim.training.fragments import Reader
 from imanim.training.monitor import read_metrics
 
 SCRIPT = Path(__file__).with_name("three_stages.py")
@@ -31,22 +32,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.write_model(folder)
     toy.write_shards(folder / "shards")
     toy.write_wan(folder)
+    launch(2, folder)
+    return folder
+
+
+def launch(ranks: int, folder: Path, *words: str) -> None:
+    """Runs three_stages.py on so many ranks."""
     port = str(20000 + os.getpid() % 20000)
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", port]
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks), "--master_port", port]
+    cache = {conditioning.CACHE_VARIABLE: str(folder / "cache")}
     done = subprocess.run(
-        [*launcher, str(SCRIPT), str(folder)],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            conditioning.CACHE_VARIABLE: str(folder / "cache"),
-        },
+        [*launcher, str(SCRIPT), str(folder), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **cache},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return folder
 
 
 def weights(folder: Path, part: str) -> dict[str, Tensor]:
@@ -76,6 +78,29 @@ def test_a_continued_run_has_the_same_losses_and_weights_bit_for_bit(runs: Path,
     assert validations[0] == validations[1] and len(validations[0]) == 2
     for part in read_index(whole / "model").parts:
         assert equal(weights(cut, part), weights(whole, part)), part
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_run_goes_on_with_other_ranks_and_another_zero_stage(runs: Path, ranks: int):
+    launch(ranks, runs, "go_on")
+    whole, start, end = losses(runs / "stage3"), optimized(runs / "stage3", 3), optimized(runs / "stage3", STEPS)
+    for stage in (1, 3):
+        cut = runs / f"on_{ranks}_zero_{stage}"
+        assert losses(cut) == pytest.approx(whole, rel=1e-3)
+        found = optimized(cut, STEPS)
+        for what in ("weight", "exp_avg", "exp_avg_sq", "average"):
+            moved = (end[what] - start[what]).norm()
+            assert moved > 0 and (found[what] - end[what]).norm() < 0.02 * moved, (stage, what)
+
+
+def optimized(folder: Path, step: int) -> dict[str, Tensor]:
+    """All that a checkpoint holds of the trained parameters, put together: weights, AdamW's averages, moving averages."""
+    path = folder / "checkpoints" / f"step-{step:06d}"
+    reader = Reader([*path.glob("optimizer-rank-*"), *path.glob("average-rank-*")])
+    out: dict[str, list[Tensor]] = {}
+    for name, what in sorted(reader.pieces):
+        out.setdefault(what, []).append(reader.read(name, what, 0, reader.size(name, what)))
+    return {what: torch.cat(pieces) for what, pieces in out.items()}
 
 
 def test_frozen_parts_do_not_change_by_a_bit(runs: Path):

@@ -2,6 +2,7 @@
 runs are interrupted and continued.
 
 deepspeed --num_gpus 2 tests/training/three_stages.py FOLDER     (FOLDER holds toy.yaml, shards/, wan.yaml and base/)
+deepspeed --num_gpus N tests/training/three_stages.py FOLDER go_on     continues copies of its stage 3 on N ranks
 """
 
 from __future__ import annotations
@@ -62,6 +63,18 @@ def interrupt(folder: Path, whole: str, cut: str) -> None:
     distributed.barrier()
 
 
+def other_world(folder: Path) -> None:
+    """Continues what two ranks saved on as many as there are now, and under another ZeRO stage."""
+    distributed.start(timeout_sec=120)
+    ranks = distributed.place().world_size
+    for stage in (1, 3):
+        cut = f"on_{ranks}_zero_{stage}"
+        interrupt(folder, "stage3", cut)
+        again = {"init_from": folder / "stage2", "ema_decay": 0.9, "deepspeed.zero_stage": stage}
+        run(3, settings(folder, cut, **again))
+    distributed.stop()
+
+
 def main(folder: Path) -> None:
     distributed.start(timeout_sec=120)
     model = {"model": folder / "toy.yaml", "monitor.tensorboard": True, "objective.vq_start_fraction": 0.3}
@@ -81,4 +94,5 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     distributed.prepare_environment()
-    main(Path(next(argument for argument in sys.argv[1:] if not argument.startswith("--local_rank"))))
+    given = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
+    (other_world if given[1:] == ["go_on"] else main)(Path(given[0]))
