@@ -19,13 +19,17 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from imanim import distributed
+from imanim.config import from_dict
 from imanim.data.files import read_json, sha256_file, write_json
 from imanim.errors import InputError
-from imanim.models.animator import Animator
+from imanim.models.animator import Animator, empty
+from imanim.models.config import AnimatorConfig
+from imanim.models.files import own_state
 from imanim.training import fragments
-from imanim.training.ema import Ema
+from imanim.training.ema import AVERAGE, Ema
 
 FOLDER = "checkpoints"
 STATE = "state.json"
@@ -173,17 +177,72 @@ def verify(checkpoint: Checkpoint) -> None:
     Raises:
         InputError: a file is missing or not what was written; on every rank.
     """
-    here, mine = distributed.place(), []
-    for i, (name, wanted) in enumerate(checkpoint.state["files"].items()):
-        if i % here.world_size == here.rank:
-            path = checkpoint.path / name
-            if not path.is_file() or sha256_file(path) != wanted:
-                mine.append(name)
-    broken = [name for found in distributed.gather(mine) for name in found]
+    here = distributed.place()
+    found = distributed.gather(_broken(checkpoint, here.rank, here.world_size))
+    _refuse(checkpoint, [name for names in found for name in names])
+
+
+def _broken(checkpoint: Checkpoint, first: int = 0, every: int = 1) -> list[str]:
+    listed = list(checkpoint.state["files"].items())[first::every]
+    paths = {name: (checkpoint.path / name, wanted) for name, wanted in listed}
+    return [name for name, (path, wanted) in paths.items() if not path.is_file() or sha256_file(path) != wanted]
+
+
+def _refuse(checkpoint: Checkpoint, broken: list[str]) -> None:
     if broken:
         raise InputError(
             f"{checkpoint.path}: {', '.join(broken)}: missing or damaged; remove this folder to continue from an older one"
         )
+
+
+def model_in(
+    folder: str | Path, *, raw: bool = False
+) -> tuple[AnimatorConfig, dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The model that a checkpoint holds, put together without an engine, a GPU or the ranks that wrote it.
+
+    Args:
+        folder: ``.../checkpoints/step-000500``.
+        raw: the trained weights, even where there is a moving average of them.
+
+    Returns:
+        what ``files.save`` takes: sizes, part -> its own weights (float32), record.
+
+    Raises:
+        InputError: no whole checkpoint of this version, or one of its files is damaged.
+    """
+    path = Path(folder)
+    if not (path / STATE).is_file():
+        raise InputError(
+            f"{path}: no whole checkpoint (no {STATE}); give a folder like runs/stage3/checkpoints/step-000500"
+        )
+    found = Checkpoint(path, read_json(path / STATE))
+    if found.state.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: format {found.state.get('format')}, this version reads {FORMAT}; use the imanim that wrote it"
+        )
+    _refuse(found, _broken(found))
+    sizes = from_dict(AnimatorConfig, found.state["model"], name=str(path / STATE))
+    modes = {name: part["mode"] for name, part in found.state["config"]["parts"].items()}
+    animator = empty(sizes, [name for name, mode in modes.items() if mode != "absent"])
+    reader = fragments.Reader(_files(found, "optimizer") + _files(found, "average"))
+    untrained, averaged = load_file(path / UNTRAINED), bool(_files(found, "average")) and not raw
+
+    def weight(name: str, like: Tensor) -> Tensor:
+        if not reader.size(name):
+            return untrained[name]
+        return reader.read(name, AVERAGE if averaged else fragments.WEIGHT, 0, like.numel()).view(like.shape)
+
+    parts = {
+        part: {name: weight(f"{part}.{name}", like) for name, like in own_state(animator.part(part)).items()}
+        for part in animator.parts
+    }
+    kept = ("stage", "elapsed_sec", "origin", "config", "model", "versions")
+    record = {
+        "steps": found.step,
+        "averaged": averaged,
+        **{key: found.state[key] for key in kept if key in found.state},
+    }
+    return sizes, parts, record
 
 
 def _name(what: str, rank: int) -> str:

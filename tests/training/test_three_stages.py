@@ -16,11 +16,14 @@ from safetensors.torch import load_file
 from three_stages import STEPS
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from imanim.models import conditioning
 from imanim.models.animator import Animator
 from imanim.models.files import read_index
 from imanim.training.fragments import Reader
 from imanim.training.monitor import read_metrics
+from launchers import export
 
 SCRIPT = Path(__file__).with_name("three_stages.py")
 
@@ -122,6 +125,20 @@ def test_a_stage_exports_the_parts_it_has(runs: Path):
     animator = Animator.from_pretrained(runs / "stage3" / "model")
     assert all(torch.isfinite(p).all() for p in animator.parameters())
     assert {"expression", "denoiser"} <= set(animator.parts)
+
+
+@pytest.mark.parametrize("name", ["stage3", "wan"])
+def test_a_checkpoint_is_exported_without_the_ranks_that_wrote_it(runs: Path, tmp_path: Path, name: str):
+    checkpoint = runs / name / "checkpoints" / f"step-{STEPS:06d}"
+    export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "out"), "--dtype", "float32"])
+    exported, record = read_index(tmp_path / "out"), read_index(runs / name / "model")
+    assert exported.config == record.config and exported.record["averaged"] and exported.record["steps"] == STEPS
+    for part in exported.parts:
+        found = load_file(tmp_path / "out" / part / "diffusion_pytorch_model.safetensors")
+        assert equal(found, weights(runs / name, part)), part
+    export.main(["--checkpoint", str(checkpoint), "--output", str(tmp_path / "raw"), "--dtype", "float32", "--raw"])
+    raw = load_file(tmp_path / "raw" / "denoiser" / "diffusion_pytorch_model.safetensors")
+    assert not equal(raw, weights(runs / name, "denoiser"))
 
 
 def test_the_record_says_what_made_the_weights(runs: Path):
