@@ -12,6 +12,8 @@ from imanim.errors import ConfigError, InputError, from_os_error
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_REQUEUE = 75
+"""Stopped by a signal with everything saved: the same command, started again, goes on (sysexits' "try again later")."""
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Process set-up and agreement between ranks, whoever started them: deepspeed, torchrun or plain python.
+"""Process set-up and agreement between ranks, whoever started them: deepspeed, torchrun, srun or plain python.
 
 Nothing heavy is imported at module level, so that a launcher can call :func:`prepare_environment` before torch starts its
 thread pools.
@@ -34,14 +34,14 @@ class Place:
 
 
 def place(env: Mapping[str, str] | None = None) -> Place:
-    """Reads the place from the variables that ``deepspeed`` and ``torchrun`` set; a plain process is a world of one.
+    """Reads the place from the variables that ``deepspeed``, ``torchrun`` or ``srun`` set; a plain process is a world of one.
 
     Raises:
         InputError: when the variables are incomplete or contradict each other.
     """
     env = os.environ if env is None else env
     if "RANK" not in env and "WORLD_SIZE" not in env:
-        return Place()
+        return _place_in_slurm(env)
     try:
         rank, world_size = int(env["RANK"]), int(env["WORLD_SIZE"])
         local_rank = int(env.get("LOCAL_RANK", "0"))
@@ -55,6 +55,20 @@ def place(env: Mapping[str, str] | None = None) -> Place:
     if not 0 <= rank < world_size:
         raise InputError(f"environment: RANK={rank} is outside WORLD_SIZE={world_size}; unset both for one process")
     return Place(rank, world_size, local_rank, local_size)
+
+
+def _place_in_slurm(env: Mapping[str, str]) -> Place:
+    """The place in a job step of ``srun``. A batch script itself is none: what it starts without srun is a world of one."""
+    if "SLURM_STEP_NUM_TASKS" not in env or "SLURM_PROCID" not in env:
+        return Place()
+    try:
+        on_node = int(env["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0])
+        return Place(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]), on_node)
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"environment: the variables of srun are not as expected ({error}); start with srun, or set RANK, WORLD_SIZE and "
+            "LOCAL_RANK"
+        ) from None
 
 
 def prepare_environment() -> Place:
@@ -82,6 +96,12 @@ def start(timeout_sec: float = 1800.0) -> torch.device:
     here = place()
     if here.world_size == 1 and "MASTER_PORT" not in os.environ:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"environment: {' and '.join(missing)} not set for {here.world_size} ranks; the first node's name and a free port "
+            "(launchers/slurm/train.sbatch sets both)"
+        )
     os.environ.update(RANK=str(here.rank), WORLD_SIZE=str(here.world_size), LOCAL_RANK=str(here.local_rank))
     if torch.cuda.is_available():
         if here.local_rank >= torch.cuda.device_count():

@@ -19,7 +19,9 @@ DESCRIPTION = """Trains one stage of the model (1 motion tokenizer, 2 retargeter
   torchrun --nproc_per_node 2 launchers/train.py --config configs/stage3.yaml data.train=shards/ init_from=runs/stage2
   python launchers/train.py --config configs/stage1.yaml data.train=shards/ max_steps=20
 
-The same command again continues from the newest checkpoint. `--settings` lists every key=value."""
+The same command again continues from the newest checkpoint, on any number of ranks. SIGTERM or SIGUSR1 (a job that is to be
+preempted) finish the step, save and leave with exit code 75: start it again. On Slurm: launchers/slurm/train.sbatch.
+`--settings` lists every key=value."""
 
 HEAD_START_SEC = 5.0
 """What every rank finds wrong should be said once, and what one rank finds is not made clearer by the others' broken links."""
@@ -75,9 +77,14 @@ def run(path: str | None, overrides: list[str], *, settings: bool, dry_run: bool
         return 0
     from imanim.training.loop import train
 
-    train(planned)
+    preempted = train(planned)
     distributed.stop()
-    return 0
+    if not preempted:
+        return 0
+    # All is saved: a second signal, or a launcher that ends us because another rank was faster, must not change the exit code.
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    return cli.EXIT_REQUEUE
 
 
 if __name__ == "__main__":

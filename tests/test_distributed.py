@@ -25,3 +25,20 @@ def test_half_an_environment_is_refused(env: dict[str, str]):
 def test_a_rank_outside_the_world_is_refused():
     with pytest.raises(InputError, match="RANK=2 is outside WORLD_SIZE=2"):
         place({"RANK": "2", "WORLD_SIZE": "2"})
+
+
+def test_a_task_of_srun_knows_its_place_and_a_batch_script_is_alone():
+    task = {
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+        "SLURM_NTASKS": "4",
+    }
+    assert place(task) == Place(3, 4, 1, 2)
+    assert place({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}) == Place()
+    assert place({**task, "RANK": "0", "WORLD_SIZE": "1"}) == Place(
+        0, 1, 0, 1
+    )  # a launcher inside the step knows better
+    with pytest.raises(InputError, match="srun"):
+        place({**task, "SLURM_LOCALID": "x"})

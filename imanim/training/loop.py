@@ -57,8 +57,11 @@ class Run:
         self.stopper.close()
 
 
-def train(plan: Plan) -> None:
+def train(plan: Plan) -> bool:
     """Trains one stage to its end.
+
+    Returns:
+        whether it stopped early because of a signal (preemption, the end of a job's time): it wants to be started again.
 
     Raises:
         InputError: bad data, a loss that is not finite, a full disk; what was saved before stays.
@@ -66,21 +69,22 @@ def train(plan: Plan) -> None:
     with assemble(plan) as run:
         for step in range(run.start, run.cfg.max_steps):
             rates = engines.set_learning_rates(run.engine, run.cfg, step)
-            stopping = accumulate_gradients(run, step)
+            accumulate_gradients(run, step)
             norm = take_step(run, step)
-            last = stopping or step + 1 == run.cfg.max_steps
+            last = run.stopper.stopping or step + 1 == run.cfg.max_steps
             report(run, step, rates, norm, last)
-            if last or _due(run.cfg.monitor.checkpoint_every, step + 1):
+            if last or run.stopper.stopping or _due(run.cfg.monitor.checkpoint_every, step + 1):
                 save(run, step + 1)
-            if stopping:
-                why = run.stopper.reason or "another rank was asked to stop"
-                run.monitor.say(f"stopped after step {step + 1} ({why}); the same command continues from here")
+            if run.stopper.stopping:
+                run.monitor.say(
+                    f"stopped after step {step + 1} ({run.stopper.reason}); the same command continues from here"
+                )
                 break
+        return run.stopper.preempted
 
 
-def accumulate_gradients(run: Run, step: int) -> bool:
-    """Losses and gradients of one step's micro-batches. Returns whether any rank was asked to stop after this step."""
-    stopping = False
+def accumulate_gradients(run: Run, step: int) -> None:
+    """Losses and gradients of one step's micro-batches. The ranks agree after each whether to go on."""
     _, accumulation = run.cfg.batch.cut(distributed.place().world_size)
     for micro in range(accumulation):
         waited = time.monotonic()
@@ -88,16 +92,15 @@ def accumulate_gradients(run: Run, step: int) -> bool:
         waited = time.monotonic() - waited
         dice = batches.dice(run.cfg, step, micro)
         losses = run.engine(batches.augment(batch, run.cfg.data.augment, dice), dice, step)
-        broken, stopping = distributed.any_rank(
-            not math.isfinite(float(losses.total.detach())), run.stopper.wants_to_stop(), device=run.device
-        )
+        finite = math.isfinite(float(losses.total.detach()))
+        broken, *asked = distributed.any_rank(not finite, *run.stopper.asked(), device=run.device)
+        run.stopper.decide(*asked)
         if broken:
             raise _not_finite(run, step, batch["keys"], float(losses.total.detach()))
         run.engine.backward(losses.total)
         if micro < accumulation - 1:
             run.engine.step()  # counts the micro-batch; only the last one of a step reaches the optimizer
         run.monitor.record(losses.total, losses.terms, waited)
-    return stopping
 
 
 def take_step(run: Run, step: int) -> float:
@@ -116,14 +119,16 @@ def take_step(run: Run, step: int) -> float:
 
 
 def report(run: Run, step: int, rates: dict[str, float], norm: float, last: bool) -> None:
-    """Logs, validates and draws, each at its interval and all of them at the end."""
+    """Logs, validates and draws, each at its interval and all of them at the end. Preempted, it leaves the rest."""
     cfg, done, every = run.cfg, step + 1, run.cfg.monitor
     if last or done % every.log_every == 0:
         run.monitor.log(done, rates, norm, run.engine.skipped_steps)
     if run.validation and _due(every.validate_every, done, last):
         with run.monitor.paused():
-            run.monitor.validation(done, validation.measure(run.engine, run.validation, cfg, run.device, step))
-    if run.validation and _due(every.picture_every, done, last):
+            found = validation.measure(run.engine, run.validation, cfg, run.device, step, run.stopper)
+            if found is not None:
+                run.monitor.validation(done, found)
+    if run.validation and _due(every.picture_every, done, last) and not run.stopper.poll(run.device):
         with run.monitor.paused():
             sheets = validation.filmstrips(run.engine, run.module, run.validation[0], cfg, run.device)
             run.monitor.pictures(done, sheets)

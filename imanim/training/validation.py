@@ -20,14 +20,22 @@ from imanim.training.config import TrainConfig
 from imanim.training.engine import arithmetic
 from imanim.training.flow import add_noise, euler
 from imanim.training.objective import TrainingModule
+from imanim.training.stop import Stopper
 
 
 @torch.no_grad()
-def measure(engine: Any, held_out: list[Batch], cfg: TrainConfig, device: torch.device, step: int) -> dict[str, float]:
-    """The mean of each loss and metric over the held-out batches of all ranks. ``step`` sets the phase, not the noise."""
+def measure(
+    engine: Any, held_out: list[Batch], cfg: TrainConfig, device: torch.device, step: int, stopper: Stopper
+) -> dict[str, float] | None:
+    """The mean of each loss and metric over the held-out batches of all ranks. ``step`` sets the phase, not the noise.
+
+    None when the run is preempted meanwhile: it has seconds to save, and half a validation is none.
+    """
     sums: dict[str, float] = {}
     with evaluating(engine):
         for i, batch in enumerate(held_out):
+            if stopper.poll(device):
+                return None
             dice = batches.validation_dice(cfg, i)
             losses = engine(batches.to_device(batch, device), dice, step)
             for name, value in {"loss": losses.total, **losses.terms}.items():

@@ -19,7 +19,7 @@ from imanim.config import load
 from imanim.data.augment import mirror
 from imanim.data.shards import ShardSet
 from imanim.errors import InputError
-from imanim.training import batches, loop, pictures, plan
+from imanim.training import batches, loop, pictures, plan, validation
 from imanim.training import engine as engines
 from imanim.training.config import AugmentConfig, TrainConfig
 from imanim.training.monitor import Monitor, read_metrics
@@ -102,8 +102,9 @@ def shards(folder: Path) -> ShardSet:
 def test_gradients_accumulate_over_the_micro_batches_of_a_step(folder, shards, tmp_path, alone):
     engine = CountingEngine([1.0, 2.0])
     run = make_run(config(folder, tmp_path / "run", "batch.micro_size=2"), engine, shards)
-    assert loop.accumulate_gradients(run, 0) is False
+    loop.accumulate_gradients(run, 0)
     loop.take_step(run, 0)
+    assert not run.stopper.stopping
     assert engine.calls == ["backward", "step", "backward", "step"]
 
 
@@ -127,16 +128,39 @@ def test_a_gradient_that_is_not_finite_ends_the_run(folder, shards, tmp_path, al
 def test_a_signal_is_taken_up_at_the_end_of_the_step(folder, shards, tmp_path, alone):
     before = signal.getsignal(signal.SIGTERM)
     with make_run(config(folder, tmp_path / "run"), CountingEngine([1.0, 1.0]), shards) as run:
-        assert loop.accumulate_gradients(run, 0) is False
+        loop.accumulate_gradients(run, 0)
+        assert not run.stopper.stopping
         os.kill(os.getpid(), signal.SIGTERM)
-        assert loop.accumulate_gradients(run, 1) is True
-        assert run.stopper.reason == "SIGTERM"
+        loop.accumulate_gradients(run, 1)
+        assert run.stopper.stopping and run.stopper.preempted and run.stopper.reason == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_time_that_is_up_is_a_reason_to_stop():
+def test_a_signal_during_validation_leaves_the_validation(alone):
+    """A preempted job has seconds: it must not finish a validation of minutes first."""
+    stopper, measured = Stopper(None), []
+
+    class Engine(CountingEngine):
+        def eval(self) -> None: ...
+
+        def train(self) -> None: ...
+
+        def __call__(self, batch: dict[str, Any], dice: Any, step: int) -> Losses:
+            measured.append(batch["number"])
+            if batch["number"] == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return Losses(torch.tensor(1.0), {})
+
+    cfg = SimpleNamespace(seed=0, batch=SimpleNamespace(cut=lambda ranks: (1, 1)))
+    held_out = [{"number": i, "keys": []} for i in range(5)]
+    found = validation.measure(Engine([]), held_out, cfg, torch.device("cpu"), 0, stopper)  # type: ignore[arg-type]
+    stopper.close()
+    assert found is None and measured == [0, 1] and stopper.preempted
+
+
+def test_time_that_is_up_is_a_reason_to_stop_but_no_preemption(alone):
     stopper = Stopper(max_minutes=1e-9)
-    assert stopper.wants_to_stop() and stopper.reason == "max_minutes is over"
+    assert stopper.poll(torch.device("cpu")) is False and stopper.stopping and stopper.reason == "max_minutes is over"
     stopper.close()
 
 
