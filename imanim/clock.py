@@ -1,7 +1,7 @@
 """Pixel frames and latent frames: the only place that knows ``T = 4n + 1``.
 
 A Wan video autoencoder turns T = 4n+1 pixel frames into F = n+1 latent frames: latent frame 0 holds pixel frame 0 alone,
-latent frame f > 0 holds pixel frames 4f-3 .. 4f (METHOD.md, "Frame clock"). Everything that aligns motion, expression or
+latent frame f > 0 holds pixel frames 4f-3 .. 4f (docs/method.md, "Frame clock"). Everything that aligns motion, expression or
 joints with latents asks this module.
 """
 

@@ -1,4 +1,4 @@
-"""Augmentation of the driving side, so that copying the driver's coordinates cannot win (METHOD.md, "Where pairs come from").
+"""Augmentation of the driving side, so that copying the driver's coordinates cannot win (docs/method.md, "Where pairs come from").
 
 Scale, shift and stretch move the driver in its frame, colour changes its look; the target is left alone. Mirroring swaps
 left and right and so must happen to driver, target and identity together: :func:`mirror`.

@@ -2,7 +2,7 @@
 
 Position p of the endless stream of samples is ``permutation(seed, p // n)[p % n]``; step s of a global batch of G takes
 positions s*G .. (s+1)*G-1, and a rank its slice of them. So the loader's whole state is one integer, resume is exact, and
-the number of ranks may change as long as the global batch stays (DESIGN.md, "Data order").
+the number of ranks may change as long as the global batch stays (docs/data.md).
 """
 
 from __future__ import annotations

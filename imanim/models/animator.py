@@ -1,4 +1,8 @@
-"""The whole model: seven parts, what flows between them, and how they are saved (METHOD.md; DESIGN.md's curriculum)."""
+"""The whole model: seven parts, what flows between them, and how they are saved (docs/method.md, "The curriculum").
+
+Shapes: B batch, T pixel frames = 4n+1, F latent frames = n+1, H,W pixels, h,w latent grid, C latent channels, gh,gw tokens of a
+latent frame, K motion tokens a frame of dimension D, J joints, Ke expression tokens a frame, Wb width of the bottleneck, E width.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ runs unchanged on a laptop. Its encoder is linear and in closed form (principal 
 by :mod:`imanim.training.autoencoder`). Its decoder is a sum of three: the encoder's transpose; a linear prediction of
 what was lost from the neighbouring latents, in closed form too; and a small learned correction, which starts at zero.
 
-Shapes (METHOD.md): B batch, T pixel frames = 4n+1, F latent frames, H,W pixels, h,w latent grid, C latent channels.
+Shapes (docs/method.md): B batch, T pixel frames = 4n+1, F latent frames, H,W pixels, h,w latent grid, C latent channels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a Wan base wants to be told beside our own inlets: a prompt's embedding, and the character's image (METHOD.md, "Ours").
+"""What a Wan base wants to be told beside our own inlets: a prompt's embedding, and the character's image (docs/method.md, "Ours").
 
 Shapes: B batch, F latent frames of the clip, H,W pixels, h,w latent grid, C latent channels.
 

@@ -26,7 +26,7 @@ def _positive(cfg: object, *names: str) -> list[str]:
 
 @dataclass
 class TokenizerConfig:
-    """Motion tokenizer and motion decoder (METHOD.md, stage 1)."""
+    """Motion tokenizer and motion decoder (docs/method.md, stage 1)."""
 
     encoder: Literal["conv", "titok"] = opt(
         "conv", "conv: a small ViT on a convolutional stem; titok: the paper's, laid out as the authors released it"
@@ -92,7 +92,7 @@ class TokenizerConfig:
 
 @dataclass
 class RetargeterConfig:
-    """Mask-token retargeter and the joint decoder that reads what leaves it (METHOD.md, stage 2)."""
+    """Mask-token retargeter and the joint decoder that reads what leaves it (docs/method.md, stage 2)."""
 
     width: int = opt(192, "width of the retargeter")
     identity_layers: int = opt(2, "layers on the identity tokens alone, run once a clip, before they meet the motion")
@@ -117,7 +117,7 @@ class RetargeterConfig:
 
 @dataclass
 class ExpressionConfig:
-    """Expression encoder and the expression blocks between the DiT's (METHOD.md, stage 3)."""
+    """Expression encoder and the expression blocks between the DiT's (docs/method.md, stage 3)."""
 
     crop_size: int = opt(32, "side of the face crop, in pixels")
     stem_convs: int = opt(2, "3x3 stride-2 convolutions after one of stride 4; 4 suit crops of 512 pixels")
@@ -141,7 +141,7 @@ class ExpressionConfig:
 
 @dataclass
 class DenoiserConfig:
-    """The video DiT: diffusers' WanTransformer3DModel with our inlets (METHOD.md, stage 3)."""
+    """The video DiT: diffusers' WanTransformer3DModel with our inlets (docs/method.md, stage 3)."""
 
     heads: int = opt(4, "attention heads")
     head_dim: int = opt(48, "width of a head; the DiT's width is heads * head_dim")
@@ -238,7 +238,7 @@ class DenoiserConfig:
 
 @dataclass
 class AnimatorConfig:
-    """The whole model. Shapes in docstrings use METHOD.md's letters."""
+    """The whole model. Shapes in docstrings use docs/method.md's letters."""
 
     height: int = opt(128, "video height H, in pixels")
     width: int = opt(80, "video width W, in pixels")

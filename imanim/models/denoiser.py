@@ -1,4 +1,4 @@
-"""The denoiser: Wan's video DiT, a reference frame, retargeted tokens and expression coming in (METHOD.md, stage 3).
+"""The denoiser: Wan's video DiT, a reference frame, retargeted tokens and expression coming in (docs/method.md, stage 3).
 
 The inlets start at zero, so a pretrained Wan computes at step 0 exactly what it did.
 

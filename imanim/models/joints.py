@@ -1,9 +1,12 @@
 """Joints as heatmaps: coordinates, targets, losses, read-out and the heads that draw them.
 
+Shapes: B batch, T pixel frames, F latent frames, M frames or images, J joints, gh,gw tokens of a latent frame, E width. See
+docs/method.md, "Stage 1" and "Stage 2".
+
 Coordinates are x (right) and y (down) in [0,1] of a frame or, for the tokenizer, of that frame padded to a square. A heatmap
 is a [rows, cols] grid of logits over the same area, cell (r, c) centred on ((c+.5)/cols, (r+.5)/rows).
 
-Why cross-entropy and not METHOD.md's mean squared error: a heatmap is mostly empty, so a small network's cheapest answer to
+Why cross-entropy and not docs/method.md's mean squared error: a heatmap is mostly empty, so a small network's cheapest answer to
 MSE is an empty map, and it stays there. Cross-entropy against a normalised Gaussian plus an L1 term on the soft-argmax
 coordinates moved from the first steps in the prototype (2.4 % of the image height after eight CPU-minutes).
 """
@@ -161,7 +164,7 @@ class HeatmapHead(nn.Module):
 
 
 class JointDecoder(nn.Module):
-    """Reads the character's joints from the retargeted tokens (METHOD.md: the supervision of stage 2).
+    """Reads the character's joints from the retargeted tokens (docs/method.md: the supervision of stage 2).
 
     Every latent frame draws four heatmaps a joint, one for each pixel frame it holds; the first uses one of them.
     """

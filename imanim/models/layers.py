@@ -1,4 +1,7 @@
-"""Transformer layers and position embeddings that the tokenizer, the retargeter and the expression blocks share."""
+"""Transformer layers and position embeddings that the tokenizer, the retargeter and the expression blocks share.
+
+Shapes: M sequences in a batch, L their length, N the context's, E width (docs/method.md).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Vector quantisation of motion tokens (METHOD.md, stage 1).
+"""Vector quantisation of motion tokens (docs/method.md, stage 1).
+
+Shapes: N codes, D dimension of a token.
 
 The codebook is a *buffer* updated by moving averages, not a parameter: it trained well in minutes where a gradient codebook loss
 leaves most codes unused, ZeRO-3 does not partition buffers, and a frozen codebook stays the same bit for bit.

@@ -1,4 +1,4 @@
-"""The authors' released motion encoder: read, run and written bit-faithfully (METHOD.md, "Known"; arXiv 2602.07498).
+"""The authors' released motion encoder: read, run and written bit-faithfully (docs/method.md, "Stage 1"; arXiv 2602.07498).
 
 Shapes: M frames, S side of the padded square (256), K motion tokens (32), D their dimension (12), N codes (4096), E width (1024).
 

@@ -1,4 +1,4 @@
-"""The tokenizer encoder at the paper's sizes: TiTok's ViT, laid out as the authors released it (METHOD.md, "Known").
+"""The tokenizer encoder at the paper's sizes: TiTok's ViT, laid out as the authors released it (docs/method.md, "Stage 1").
 
 Shapes: M frames, S side of the padded square, p patch, g = S/p patches a side, K motion tokens, D their dimension, E width.
 

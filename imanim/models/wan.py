@@ -1,4 +1,4 @@
-"""Wan's video DiT: diffusers' WanTransformer3DModel with inlets, of any family, from a base or from scratch (METHOD.md).
+"""Wan's video DiT: diffusers' WanTransformer3DModel with inlets, of any family, from a base or from scratch (docs/method.md).
 
 Shapes: B batch, F latent frames, h,w latent grid, C latent channels, L = F*h*w/4 DiT tokens, E width.
 

@@ -13,7 +13,7 @@ from imanim.training.objective import ObjectiveConfig
 
 @dataclass
 class PartConfig:
-    """What happens to one part of the model in this stage (DESIGN.md, "The curriculum")."""
+    """What happens to one part of the model in this stage (docs/method.md, "The curriculum")."""
 
     mode: Literal["train", "frozen", "absent"] = opt(
         "absent", "train, frozen (used, never changed) or absent (not built)"
@@ -182,7 +182,7 @@ class MonitorConfig:
 class TrainConfig:
     """One stage of training."""
 
-    stage: Literal[1, 2, 3] = req("1 motion tokenizer, 2 retargeter, 3 end to end with the denoiser (METHOD.md)")
+    stage: Literal[1, 2, 3] = req("1 motion tokenizer, 2 retargeter, 3 end to end with the denoiser (docs/method.md)")
     output: str = req("run folder: checkpoints, weights, logs, pictures")
     data: DataConfig = req("training data: data.train=FOLDER")
     max_steps: int = opt(1000, "optimizer steps of the whole run")
@@ -236,7 +236,7 @@ NEEDED: dict[int, tuple[str, ...]] = {
     2: ("tokenizer_encoder", "codebook", "retargeter", "joint_decoder"),
     3: ("tokenizer_encoder", "codebook", "retargeter", "joint_decoder", "denoiser"),
 }
-"""The parts each stage's objective runs through (METHOD.md)."""
+"""The parts each stage's objective runs through (docs/method.md)."""
 
 MAY_CHANGE = (
     *("output", "resume", "max_steps", "max_minutes", "monitor", "init_from", "model", "model_settings"),

@@ -1,4 +1,4 @@
-"""What each stage minimises (METHOD.md, "The curriculum"), and the one module that the engine wraps."""
+"""What each stage minimises (docs/method.md, "The curriculum"), and the one module that the engine wraps."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def random_frames(seed: int = 1) -> Tensor:
 
 
 def reference(w: dict[str, Tensor], frames: Tensor) -> tuple[Tensor, Tensor]:
-    """METHOD.md's description of the release, with PyTorch's own encoder layers."""
+    """docs/method.md's description of the release, with PyTorch's own encoder layers."""
     x = F.conv2d(frames, w["encoder.patch_embed.weight"], w["encoder.patch_embed.bias"], PATCH, padding=(4, 2))
     assert x.shape[-2:] == (GRID, GRID)
     x = torch.cat([w["encoder.class_embedding"].expand(len(frames), 1, -1), x.flatten(2).mT], 1)

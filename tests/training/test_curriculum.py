@@ -12,7 +12,7 @@ from imanim.training.config import NEEDED, OptimizerConfig, TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
-# DESIGN.md's table. The motion decoder is kept frozen after stage 1, so that the weights stay readable as joints.
+# docs/method.md's table. The motion decoder is kept frozen after stage 1, so that the weights stay readable as joints.
 TABLE = {
     1: {"tokenizer_encoder": "train", "codebook": "train", "motion_decoder": "train"},
     2: {
