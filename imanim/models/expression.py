@@ -1,6 +1,7 @@
 """Expression: the driver's face, read into a few tokens a frame, and the blocks that bring them into the DiT.
 
-See docs/method.md, "Stage 3". Shapes: B batch, T pixel frames, F latent frames, s side of a face crop, Ke expression tokens a frame, E their width.
+See docs/method.md, "Stage 3". Shapes: B batch, T pixel frames, F latent frames, s side of a face crop, Ke expression tokens a
+frame, E their width.
 """
 
 from __future__ import annotations

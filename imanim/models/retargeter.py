@@ -1,7 +1,7 @@
 """Retargeter: the driver's motion tokens and the character's latents in, retargeted tokens on the DiT's grid out.
 
-See docs/method.md, "Stage 2". Shapes: B batch, T pixel frames = 4n+1, F latent frames = n+1, K motion tokens a frame of dimension D, C latent channels, h,w latent
-grid, gh,gw mask tokens of a latent frame, P identity tokens, Wb width of the bottleneck, E width.
+See docs/method.md, "Stage 2". Shapes: B batch, T pixel frames = 4n+1, F latent frames = n+1, K motion tokens a frame of dimension
+D, C latent channels, h,w latent grid, gh,gw mask tokens of a latent frame, P identity tokens, Wb width of the bottleneck, E width.
 
 Identity, motion and learned mask tokens meet in attention; only the mask positions leave, through a narrow linear layer. That is
 the bottleneck: neither the character image's pose nor the driver's looks have another way into the video.

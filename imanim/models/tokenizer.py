@@ -1,7 +1,7 @@
-"""Motion tokenizer: one frame in, K motion tokens out; and the decoder whose heatmaps are its only teacher (docs/method.md, stage 1).
+"""Motion tokenizer: one frame in, K motion tokens out; and the decoder whose heatmaps are its only teacher.
 
-Shapes: M frames, S side of the padded square, g patches a side, K motion tokens, D their dimension, E width, J joints, R heatmap
-cells a side.
+See docs/method.md, "Stage 1". Shapes: M frames, S side of the padded square, g patches a side, K motion tokens, D their dimension,
+E width, J joints, R heatmap cells a side.
 
 The tokens never have to reproduce a pixel, which is why they need not carry who is moving.
 """
