@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,11 +227,9 @@ def _check(module: nn.Module, reader: Reader) -> None:
 
 def untrained(module: nn.Module, leave: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
     """Frozen parameters and saved buffers, whole, on the CPU, but for the names in ``leave``. A collective in ZeRO-3."""
-    import deepspeed
-
     for name, p in module.named_parameters():
         if not p.requires_grad and name not in leave:
-            with deepspeed.zero.GatheredParameters([p], enabled=hasattr(p, "ds_id")):
+            with _whole(p):
                 value = p.data.detach().cpu().clone()
             yield name, value
     saved = module.state_dict().keys()
@@ -246,8 +245,6 @@ def restore_untrained(module: nn.Module, tensors: Mapping[str, Tensor], leave: f
     Raises:
         InputError: one of them is missing or of another shape.
     """
-    import deepspeed
-
     frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad and name not in leave}
     saved = module.state_dict().keys()
     buffers = {name: b for name, b in module.named_buffers() if name in saved}
@@ -255,6 +252,15 @@ def restore_untrained(module: nn.Module, tensors: Mapping[str, Tensor], leave: f
         shape = list(getattr(here, "ds_shape", here.shape))
         if name not in tensors or list(tensors[name].shape) != shape:
             raise InputError(f"checkpoint: {name}: missing or not {shape}; choose another output=")
-        with deepspeed.zero.GatheredParameters([here], modifier_rank=0, enabled=hasattr(here, "ds_id")):
+        with _whole(here, modifier_rank=0):
             if not hasattr(here, "ds_id") or distributed.place().is_first:
                 here.data.copy_(tensors[name])
+
+
+def _whole(p: Any, modifier_rank: int | None = None) -> AbstractContextManager:
+    """A parameter with all of its values while the context lasts; what that rank writes then is everybody's."""
+    if not hasattr(p, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([p], modifier_rank=modifier_rank)
