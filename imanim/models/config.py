@@ -106,6 +106,7 @@ class RetargeterConfig:
     temporal: bool = opt(True, "attention over time; off only to study one latent frame at a time")
     sub: int = opt(4, "heatmap cells a side in one retargeted token")
     joint_hidden: int = opt(192, "hidden width of the joint decoder")
+    gradient_checkpointing: bool = opt(False, "recompute the layers in the backward pass: less memory, more time")
     interpolate_positions: bool = opt(
         False, "stretch positions over a larger grid or a longer clip than configured; false refuses these"
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from imanim import clock
 from imanim.errors import InputError
@@ -91,6 +92,7 @@ class Retargeter(nn.Module):
         super().__init__()
         rt, tk = cfg.retargeter, cfg.tokenizer
         self.grid, self.latent_frames, self.interpolate = cfg.mask_grid, cfg.latent_frames, rt.interpolate_positions
+        self.checkpointing = rt.gradient_checkpointing
         self.cell, self.scale = cfg.denoiser.patch * rt.grid_stride, tk.token_dim**0.5
         self.identity = IdentityEncoder(cfg)
         self.from_motion = nn.Sequential(
@@ -130,7 +132,9 @@ class Retargeter(nn.Module):
         mask = self.mask_token + position + when
         x = torch.cat([identity[:, None].expand(-1, frames, -1, -1), motion + when, mask.expand(len(z), -1, -1, -1)], 2)
         for layer in self.layers:
-            x = layer(x, identity.shape[1])
+            recompute = self.checkpointing and torch.is_grad_enabled()
+            there = identity.shape[1]
+            x = checkpoint(layer, x, there, use_reentrant=False) if recompute else layer(x, there)
         out = self.to_bottleneck(self.norm(x[:, :, -len(position) :]))
         return out.unflatten(2, grid), identity_heat
 

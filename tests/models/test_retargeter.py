@@ -298,3 +298,18 @@ def test_a_whole_model_makes_a_smaller_shorter_video_than_it_is_configured_for()
     conditions = animator.conditions(driving, faces, torch.randn(B, C, 4, 2))
     noisy = torch.randn(B, C, 2, 4, 2)
     assert animator.velocity(noisy, torch.full((B,), 0.5), conditions).shape == noisy.shape
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for on in (False, True):
+        cfg = mini()
+        cfg.retargeter.gradient_checkpointing = on
+        torch.manual_seed(0)
+        retargeter = Retargeter(cfg)
+        torch.manual_seed(1)
+        retargeter(unit(1, T, 3, 4), torch.randn(1, C, 4, 2))[0].square().sum().backward()
+        gradients.append([p.grad for p in retargeter.layers.parameters()])
+    assert all(g is not None for g in gradients[1])
+    for whole, recomputed in zip(*gradients):
+        torch.testing.assert_close(whole, recomputed)
