@@ -1,0 +1,133 @@
+"""A stage's training module with shapes but no numbers, and a batch to match: what a forecast runs instead of a model.
+
+Nothing is read but configuration files: where ``base`` is not on disk, Wan's encoders are built from their published sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from imanim.data.stream import Batch
+from imanim.errors import InputError
+from imanim.models.animator import Animator
+from imanim.models.autoencoder import BUILT_IN, CLASSES
+from imanim.models.conditioning import BASE_AUTOENCODERS
+from imanim.models.config import AnimatorConfig
+from imanim.training.config import TrainConfig
+from imanim.training.objective import TrainingModule
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "wan2.1": {},  # diffusers' defaults are Wan 2.1's
+    "wan2.2": {
+        "base_dim": 160,
+        "decoder_base_dim": 256,
+        "z_dim": 48,
+        "dim_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "temperal_downsample": [False, True, True],
+        "is_residual": True,
+        "in_channels": 12,
+        "out_channels": 12,
+        "patch_size": 2,
+        "scale_factor_spatial": 16,
+        "latents_mean": [0.0] * 48,
+        "latents_std": [1.0] * 48,
+    },
+}
+"""The autoencoders of Wan's pipelines, as arguments of ``AutoencoderKLWan``. Their latents' statistics are made up."""
+
+CLIP_VIT_H = {
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+}
+"""The image encoder of Wan 2.1's image-to-video pipelines (OpenCLIP ViT-H/14)."""
+
+
+class HollowImageEncoder(nn.Module):
+    """Costs what ``conditioning.ImageEncoder`` costs; its pixels are zeros, for the real one prepares them outside torch."""
+
+    def __init__(self, cfg: AnimatorConfig):
+        super().__init__()
+        from transformers import CLIPVisionConfig, CLIPVisionModel
+
+        folder = None if cfg.base is None else Path(cfg.base) / "image_encoder"
+        found = folder is not None and folder.is_dir()
+        config = CLIPVisionConfig.from_pretrained(folder) if found else CLIPVisionConfig(**CLIP_VIT_H)
+        self.side = config.image_size
+        self.model = CLIPVisionModel(config).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images [B,3,H,W] to features [B,M,image_dim]."""
+        pixels = images.new_zeros(len(images), 3, self.side, self.side)
+        return self.model(pixels, output_hidden_states=True).hidden_states[-2]
+
+
+def build(cfg: TrainConfig, sizes: AnimatorConfig) -> TrainingModule:
+    """The module that the engine wraps, on the meta device, its parts trained and frozen as the stage says.
+
+    Frozen encoders hang outside of it (``module.vae``, ``module.image_encoder``), as in training.
+    """
+    with torch.device("meta"):
+        animator = Animator(sizes, cfg.parts.built())
+        vae = autoencoder(sizes) if cfg.stage > 1 else None
+        wanted = cfg.stage == 3 and sizes.denoiser.image_dim is not None
+        encoder: Any = HollowImageEncoder(sizes) if wanted else None
+    animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
+    return TrainingModule(
+        animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
+    ).train()
+
+
+def autoencoder(sizes: AnimatorConfig) -> Any:
+    """The frozen autoencoder on the current device, with random weights: of its ``config.json`` where there is one.
+
+    Raises:
+        InputError: ``autoencoder`` names a folder that holds none.
+    """
+    folder = BUILT_IN.get(sizes.autoencoder, Path(sizes.autoencoder))
+    if sizes.autoencoder in BASE_AUTOENCODERS:
+        folder = Path(sizes.base or "") / "vae"
+    file = folder / "config.json"
+    if file.is_file():
+        try:
+            config = json.loads(file.read_text())
+            vae = CLASSES[config["_class_name"]].from_config(config)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file}: not of an autoencoder we know ({error}); copy the folder again") from None
+    elif sizes.autoencoder in PUBLISHED:
+        vae = AutoencoderKLWan(**PUBLISHED[sizes.autoencoder])
+    else:
+        raise InputError(
+            f"autoencoder: {folder}: no config.json there; give a diffusers VAE folder, wan2.1, wan2.2 or tiny"
+        )
+    return vae.requires_grad_(False).eval()
+
+
+def batch(sizes: AnimatorConfig, samples: int, device: torch.device | str = "cpu") -> Batch:
+    """A batch of the right shapes (see imanim.data.stream.Batch): grey frames, every joint in the middle, no face."""
+
+    def full(value: float, *shape: int) -> Tensor:
+        return torch.full((samples, *shape), value, device=device)
+
+    frames, picture, joints = sizes.frames, (3, sizes.height, sizes.width), sizes.joints
+    return {
+        "driving": full(0.5, frames, *picture),
+        "target": full(0.5, frames, *picture),
+        "identity": full(0.5, *picture),
+        "joints": full(0.5, frames, joints, 3),
+        "driving_joints": full(0.5, frames, joints, 3),
+        "identity_joints": full(0.5, joints, 3),
+        "faces": full(float("nan"), frames, 4),
+        "keys": [f"synthetic-{i}" for i in range(samples)],
+    }
