@@ -274,7 +274,7 @@ def _fill(module: nn.Module, dtype: torch.dtype | None = None) -> None:
             if b is not None:
                 child._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
     # Such a module cannot be moved, and the objective moves the frozen encoders to where the batch is.
-    module.to = lambda *_, **__: module  # type: ignore[assignment, method-assign]
+    module.to = lambda *_, **__: module  # type: ignore[method-assign]
 
 
 def _introduce(module: TrainingModule, recorder: Recorder, ready: list[tuple[int, int]]) -> None:
