@@ -1,4 +1,4 @@
-"""The whole model: parts, freezing, what flows between them. (Saving and loading: test_files.py)"""
+"""The whole model: parts, freezing, what flows between them. (Saving and loading: test_model_files.py)"""
 
 from __future__ import annotations
 
