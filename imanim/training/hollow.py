@@ -42,7 +42,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 """The autoencoders of Wan's pipelines, as arguments of ``AutoencoderKLWan``. Their latents' statistics are made up."""
 
-CLIP_VIT_H = {
+CLIP_VIT_H: dict[str, Any] = {
     "hidden_size": 1280,
     "intermediate_size": 5120,
     "num_hidden_layers": 32,
@@ -60,11 +60,15 @@ class HollowImageEncoder(nn.Module):
         super().__init__()
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
-        folder = None if cfg.base is None else Path(cfg.base) / "image_encoder"
-        found = folder is not None and folder.is_dir()
-        config = CLIPVisionConfig.from_pretrained(folder) if found else CLIPVisionConfig(**CLIP_VIT_H)
-        self.side = config.image_size
-        self.model = CLIPVisionModel(config).eval().requires_grad_(False)
+        folder = Path(cfg.base or "") / "image_encoder"
+        try:
+            found = CLIPVisionConfig.get_config_dict(folder)[0] if (folder / "config.json").is_file() else {}
+            config: Any = CLIPVisionConfig(**(found or {**CLIP_VIT_H, "hidden_size": cfg.denoiser.image_dim}))
+            self.model = CLIPVisionModel(config).eval().requires_grad_(False)
+        except (OSError, ValueError, TypeError) as error:
+            where = folder if cfg.base else f"denoiser.image_dim: {cfg.denoiser.image_dim}"
+            raise InputError(f"{where}: not an image encoder's ({error}); use the configuration of that base") from None
+        self.side = int(config.image_size)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

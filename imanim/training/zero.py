@@ -296,16 +296,22 @@ def start(trace: Trace, z: Engine) -> int:
     total, trained = _elements(trace.weights), _elements(trace.weights, trained=True)
     groups = list(_groups([w for w in trace.weights if w.trained]).values())
     gpu = held(trace, z)[0]
-    whole, masters = total * FP32, gpu["master weights"]
-    if z.stage == 0:
-        return max(whole, gpu["weights"] + masters)
-    if z.stage == 3:
-        # Adam's state is prepared with the largest group's gradients before the buffers are made.
+    masters, done = gpu["master weights"], sum(gpu.values()) - gpu["optimizer"]
+    most = max(total * FP32, done)
+    if z.stage == 0 and z.weight == BF16:
+        # DeepSpeed takes a step with gradients of zero, so that Adam's state is there.
+        most = max(most, gpu["weights"] + masters + gpu["optimizer"] + step(trace, z))
+    elif z.stage == 3:
+        # The largest group's gradients are there once before the buffers are made.
         trial = 0 if z.offload else z.share(max(groups, default=0)) * FP32
-        return max(whole, gpu["weights"] + masters + max(trial, gpu["gradients"]))
-    # Each group is copied into one piece before its own memory is let go; all gradients are there once, in float32.
-    flat = max((total + group) * z.weight + z.share(sum(groups[:i])) * FP32 for i, group in enumerate(groups or [0]))
-    return max(whole, flat, gpu["weights"] + masters + (0 if z.offload else z.share(trained) * FP32))
+        most = max(most, gpu["weights"] + masters + trial)
+    elif z.stage:
+        # Each group is copied into one piece before its own memory is let go; then all gradients are there once, in float32.
+        flat = max(
+            (total + group) * z.weight + z.share(sum(groups[:i])) * FP32 for i, group in enumerate(groups or [0])
+        )
+        most = max(most, flat, gpu["weights"] + masters + (0 if z.offload else z.share(trained) * FP32))
+    return most
 
 
 def _groups(weights: Sequence[Weight]) -> dict[tuple[str, bool], int]:
