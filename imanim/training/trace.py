@@ -9,6 +9,7 @@ ready? is this sample mirrored?) the answer is yes.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -213,7 +214,8 @@ def run(cfg: TrainConfig, sizes: AnimatorConfig, samples: int) -> Trace:
             if encoder is not None:
                 _fill(encoder)
         _introduce(module, recorder, ready)
-        with recorder, _owned_by_modules(module, recorder):
+        with recorder, _owned_by_modules(module, recorder), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about kernels, of which none runs
             forward_end = _micro_batch(module, cfg, sizes, samples, recorder)
     return Trace(
         samples,

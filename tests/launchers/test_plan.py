@@ -1,50 +1,89 @@
-"""`imanim plan` and the console command: what is printed, what is refused."""
-
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from launchers import main as command
 
-from imanim.errors import InputError  # noqa: E402
-from launchers import main as console  # noqa: E402
-from launchers import plan  # noqa: E402
-
-STAGE3 = str(ROOT / "configs" / "stage3.yaml")
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_a_plan_needs_neither_data_nor_weights_nor_a_gpu(tmp_path, capsys):
-    numbers = tmp_path / "plan.json"
-    assert plan.main(["--config", STAGE3, "model=tiny", "gpus=2", "gpu_memory_gb=8", "--json", str(numbers)]) == 0
-    said = capsys.readouterr().out
-    assert "each of 2 GPUs of 8 GB (ZeRO-3, fp32" in said and "least GPUs of 8 GB" in said and "fits" in said
-    found = json.loads(numbers.read_text())
-    assert found["gpus"] == 2 and found["zero_stage"] == 3
+def launch(*words: str, launcher: str = "launchers/plan.py", **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, launcher, *words],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
-def test_what_does_not_fit_is_said(capsys):
-    plan.main(["--config", STAGE3, "model=tiny", "gpus=1", "gpu_memory_gb=0.5"])
-    assert "DOES NOT FIT in 0.5 GB" in capsys.readouterr().out
+def imanim(*words: str, **env: str) -> subprocess.CompletedProcess:
+    return launch(*words, launcher="launchers/main.py", **env)
 
 
-def test_sizes_that_are_not_known_and_worlds_that_do_not_divide_are_refused():
-    with pytest.raises(InputError, match="model: not given"):
-        plan.main(["--config", STAGE3])
-    with pytest.raises(InputError, match="not a multiple of sequence_parallel"):
-        plan.main(["--config", STAGE3, "model=tiny", "gpus=8", "sequence_parallel=3"])
-    with pytest.raises(InputError, match="--config: not given"):
-        plan.main([])
+HEAVY = {"torch", "deepspeed", "diffusers", "numpy"}
 
 
-def test_the_console_command_knows_every_launcher(capsys):
-    assert console.main([]) == 0 and console.main(["--help"]) == 0
-    said = capsys.readouterr().out
-    there = {path.stem for path in (ROOT / "launchers").glob("*.py")} - {"__init__", "main", "train_autoencoder"}
-    assert there == set(console.COMMANDS) and all(f"imanim {name}" in said for name in there)
-    with pytest.raises(InputError, match="imanim trian: no such command; use one of train,"):
-        console.main(["trian"])
+def imported(done: subprocess.CompletedProcess) -> set[str]:
+    return {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_the_command_lists_every_launcher_at_once():
+    started = time.process_time()
+    done = imanim("--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0 and not HEAVY & imported(done)
+    assert time.process_time() - started < 2
+    for name in command.COMMANDS:
+        assert f"imanim {name} " in done.stdout and (REPOSITORY / "launchers" / f"{name}.py").is_file()
+    assert len(done.stdout.strip().splitlines()) == len(command.COMMANDS) + 4
+
+
+def test_an_unknown_command_is_refused_with_the_list():
+    done = imanim("trian", "--config", "x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: imanim trian: no such command; use one of train, preprocess")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", sorted(command.COMMANDS))
+def test_every_commands_help_answers_without_torch_under_its_own_name(name: str):
+    done = imanim(name, "--help", PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: imanim {name}")
+    assert not {"torch", "deepspeed", "diffusers"} & imported(done)
+
+
+def test_a_launchers_errors_come_through_the_command():
+    done = imanim("plan")
+    assert done.returncode == 2 and done.stderr.startswith("error: --config: not given")
+
+
+def test_a_plan_is_printed_and_written_without_weights_data_or_gpu(tmp_path: Path):
+    """The very command a user types first, for the tiny model, from stage 3 whose YAML names weights that are not there."""
+    words = ["--config", "configs/stage3.yaml", "model=tiny", "gpus=8", "gpu_memory_gb=40", "deepspeed.precision=bf16"]
+    done = imanim("plan", *words, "--json", str(tmp_path / "plan.json"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "stage 3 of tiny: 80x128, 17 frames" in done.stdout and "fits in 40 GB" in done.stdout
+    numbers = json.loads((tmp_path / "plan.json").read_text())
+    assert numbers["fits"] and numbers["gpus"] == 8 and numbers["samples_per_rank"] == 1
+    assert sum(p["trained"] for p in numbers["parameters"].values()) > 1_000_000
+
+
+def test_a_plan_without_a_model_is_one_line_and_exit_code_2():
+    done = launch("--config", "configs/stage3.yaml", "init_from=/nowhere", "output=/nowhere/run")
+    assert done.returncode == 2 and "error: model: not given" in done.stderr and "wan2.1-14b" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_lists_the_plans_own_keys():
+    done = launch("--settings")
+    assert (
+        done.returncode == 0 and "gpu_memory_gb (float, 80.0)" in done.stdout and "deepspeed.zero_stage" in done.stdout
+    )
