@@ -93,6 +93,8 @@ def _prepare(engine: Any) -> None:
         if not adam.state[p]:
             adam.state[p] = {"step": torch.tensor(0.0), **{key: torch.zeros_like(p.data) for key in AVERAGES}}
     if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        # DeepSpeed links them once, before AdamW's first step has made them: such links are empty.
+        engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 

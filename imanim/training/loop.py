@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -52,7 +53,10 @@ class Run:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Flushes the logs and gives the signals back. What the loader's workers still decode is dropped."""
+        """Flushes the logs and gives the signals back. What the loader's workers still decode is dropped: they do not hear
+        SIGTERM, so after an error the interpreter would wait for them for ever."""
+        for worker in multiprocessing.active_children():
+            worker.kill()
         self.monitor.close()
         self.stopper.close()
 
