@@ -27,7 +27,8 @@ DESCRIPTION = """Forecasts a training run: parameters, memory of each GPU, float
 
 It takes every setting of train.py, and gpus, gpu_memory_gb, sequence_parallel, gpu_tflops (`--settings` lists them all). It needs
 no weights, no data and no GPU. `--measure` takes three real steps with random weights on this machine, with as many ranks as
-are started, and prints forecast and measurement side by side; `--validate` does so for the runs of configs/plan/validation.yaml."""
+are started, and prints forecast and measurement side by side; `--validate` does so for the runs of configs/plan/validation.yaml.
+`--dry-run` measures and writes nothing."""
 
 VALIDATION = ROOT / "configs" / "plan" / "validation.yaml"
 ALLOWED = 0.15
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
     args = cli.parse(_parser(), argv)
     distributed.prepare_environment()
     if args.validate:
-        return validate(args.json)
+        return validate(args.json, dry_run=args.dry_run)
     if args.settings:
         from imanim.training.forecast import ForecastConfig
 
@@ -67,11 +68,12 @@ def main(argv: list[str]) -> int:
     from imanim.training import forecast, forecast_report
 
     cfg = forecast.load(args.config, args.overrides)
-    if args.measure:
+    if args.measure and not args.dry_run:
         return measure(cfg, args.json)
     made = forecast.make(cfg)
     print(forecast_report.describe(made))
-    _write(args.json, forecast_report.to_json(made))
+    if not args.dry_run:
+        _write(args.json, forecast_report.to_json(made))
     return 0
 
 
@@ -82,17 +84,22 @@ def measure(cfg: Any, json_file: str | None) -> int:
     from imanim.training import forecast, trace, zero
     from imanim.training import measure as measuring
 
+    on_gpu = torch.cuda.is_available()
+    if cfg.deepspeed.offload and not on_gpu:
+        raise InputError(
+            "deepspeed.offload: true, but on a CPU what is offloaded and what is not are one memory; measure on a GPU"
+        )
     here, sizes = distributed.place(), forecast.sizes_of(cfg)
     peaks = measuring.run(cfg, sizes)
     distributed.stop()
     if not here.is_first:
         return 0
-    engine = zero.read(cfg, here.world_size, on_gpu=torch.cuda.is_available())
+    engine = zero.read(cfg, here.world_size, on_gpu=on_gpu)
     needs = forecast.memory(trace.run(cfg, sizes, cfg.batch.cut(here.world_size)[0]), engine)
     measured = {phase: max(rank[phase] for rank in peaks) for phase in forecast.PHASES}
     rows = {
-        **{phase: (needs.phases[phase] + needs.on_host, measured[phase]) for phase in forecast.PHASES},
-        "peak": (needs.peak + needs.on_host, max(measured.values())),
+        **{phase: (needs.phases[phase], measured[phase]) for phase in forecast.PHASES},
+        "peak": (needs.peak, max(measured.values())),
     }
     print(f"{'bytes of a rank':<22}{'forecast':>12}{'measured':>12}{'difference':>12}")
     for name, (expected, found) in rows.items():
@@ -101,9 +108,12 @@ def measure(cfg: Any, json_file: str | None) -> int:
     return 0
 
 
-def validate(json_file: str | None) -> int:
+def validate(json_file: str | None, *, dry_run: bool) -> int:
     """Measures every run of the validation list in processes of its own. Returns 1 when a forecast is too far off."""
     cfg = config.load(ValidationConfig, VALIDATION)
+    if dry_run:
+        print("\n".join(f"would measure {_name(run)}" for run in cfg.runs))
+        return 0
     table, worst = [], 0.0
     print(f"{'run':<100}{'forecast':>12}{'measured':>12}{'difference':>12}")
     for run in cfg.runs:
@@ -111,8 +121,7 @@ def validate(json_file: str | None) -> int:
         expected, found = peaks["peak"]["forecast"], peaks["peak"]["measured"]
         off = expected / found - 1
         worst = max(worst, abs(off))
-        name = f"{Path(run.config).stem}, {run.ranks} rank{'s' if run.ranks > 1 else ''}, {' '.join(run.overrides)}"
-        print(f"{_short(name):<100}{expected / 1e9:>9.3f} GB{found / 1e9:>9.3f} GB{off:>+12.1%}", flush=True)
+        print(f"{_name(run):<100}{expected / 1e9:>9.3f} GB{found / 1e9:>9.3f} GB{off:>+12.1%}", flush=True)
         table.append({"config": run.config, "ranks": run.ranks, "overrides": run.overrides, **peaks})
     print(f"largest difference {worst:.1%}; {ALLOWED:.0%} is allowed")
     _write(json_file, {"runs": table})
@@ -136,9 +145,10 @@ def _measured_apart(run: RunConfig, cfg: ValidationConfig) -> dict[str, dict[str
         return json.loads(result.read_text())
 
 
-def _short(text: str) -> str:
-    for long, short in (("deepspeed.", ""), ("batch.", ""), ("model_settings.", "")):
-        text = text.replace(long, short)
+def _name(run: RunConfig) -> str:
+    text = f"{Path(run.config).stem}, {run.ranks} rank{'s' if run.ranks > 1 else ''}, {' '.join(run.overrides)}"
+    for prefix in ("deepspeed.", "batch.", "model_settings."):
+        text = text.replace(prefix, "")
     return text
 
 

@@ -120,11 +120,6 @@ class Memory:
         return max(self.phases.values())
 
     @property
-    def on_host(self) -> int:
-        """What is offloaded."""
-        return sum(self.host.values())
-
-    @property
     def needed(self) -> float:
         """The peak and what is left free."""
         return self.peak * (1 + MARGIN) + CONTEXT_BYTES
@@ -245,7 +240,7 @@ def _why(needs: Memory, gpu_memory_gb: float) -> str:
     room = (gpu_memory_gb * GB - CONTEXT_BYTES) / (1 + MARGIN)
     alone = {
         "activations alone take": needs.passing["activations"],
-        "what no GPU shares takes": sum(needs.held.values()),
+        "weights, optimizer and buffers alone take": sum(needs.held.values()),
         "the start alone takes": needs.phases[START],
         "the forward and backward pass takes": needs.phases[PASS],
     }

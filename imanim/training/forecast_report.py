@@ -7,7 +7,7 @@ from typing import Any
 from imanim.training.forecast import CONTEXT_BYTES, GB, MARGIN, Choice, Forecast, model_name
 from imanim.training.trace import KINDS, OUTSIDE
 
-MILLION, TERA = 1e6, 1e12
+MILLION, GIGA, TERA = 1e6, 1e9, 1e12
 SHOWN = 0.005
 """Smaller numbers of GB would print as zero."""
 EXPECTED_UTILISATION = 0.4
@@ -66,19 +66,19 @@ def _parts(forecast: Forecast) -> str:
     activations, flops = forecast.memory.activations, traced.flops
     lines = [
         f"stage {cfg.stage} of {model_name(cfg)}: {sizes.width}x{sizes.height}, {sizes.frames} frames",
-        f"{'part':<20}{'parameters':>14}{'trained':>14}{'frozen':>14}{'activations':>14}{'TFLOP/sample':>14}",
+        f"{'part':<20}{'parameters':>14}{'trained':>14}{'frozen':>14}{'activations':>14}{'a sample':>16}",
     ]
     for name in [*counts, *(other for other in OUTSIDE if other not in counts and activations[other] >= SHOWN * GB)]:
         count = counts.get(name, {"trained": 0, "frozen": 0})
-        operations = sum(flops[kind][name] for kind in KINDS) / traced.samples / TERA
+        operations = _flop(sum(flops[kind][name] for kind in KINDS) / traced.samples)
         whole = "".join(
             f"{n / MILLION:>12.2f} M" if n else f"{'-':>14}" for n in (sum(count.values()), *count.values())
         )
-        lines.append(f"{name:<20}{whole}{activations[name] / GB:>11.2f} GB{operations:>14.2f}")
+        lines.append(f"{name:<20}{whole}{activations[name] / GB:>11.2f} GB{operations:>16}")
     trained, frozen = (sum(c[kind] for c in counts.values()) for kind in ("trained", "frozen"))
     total = "".join(f"{n / MILLION:>12.2f} M" for n in (trained + frozen, trained, frozen))
-    operations = traced.total_flops() / traced.samples / TERA
-    lines.append(f"{'all':<20}{total}{sum(activations.values()) / GB:>11.2f} GB{operations:>14.2f}")
+    operations = _flop(traced.total_flops() / traced.samples)
+    lines.append(f"{'all':<20}{total}{sum(activations.values()) / GB:>11.2f} GB{operations:>16}")
     return "\n".join(lines)
 
 
@@ -107,17 +107,21 @@ def _memory(forecast: Forecast) -> str:
 
 def _operations(forecast: Forecast) -> str:
     traced, cfg = forecast.traced, forecast.cfg
-    each = {kind: traced.total_flops(kind) / traced.samples / TERA for kind in KINDS}
+    each = {kind: traced.total_flops(kind) / traced.samples for kind in KINDS}
     step = sum(each.values()) * forecast.samples_per_step
     model = step - each["recomputed"] * forecast.samples_per_step
     lines = [
-        "operations of a sample: " + ", ".join(f"{kind} {n:.2f}" for kind, n in each.items() if n) + " TFLOP",
-        f"a step of {forecast.samples_per_step} samples: {step:.2f} TFLOP, without recomputing {model:.2f}",
+        "operations of a sample: " + ", ".join(f"{kind} {_flop(n)}" for kind, n in each.items() if n),
+        f"a step of {forecast.samples_per_step} samples: {_flop(step)}, without recomputing {_flop(model)}",
     ]
     if cfg.gpu_tflops is not None:
-        seconds = model / (cfg.gpus * cfg.gpu_tflops * EXPECTED_UTILISATION)
+        seconds = model / (cfg.gpus * cfg.gpu_tflops * TERA * EXPECTED_UTILISATION)
         lines[-1] += f"; {seconds:.2f} s at {EXPECTED_UTILISATION:.0%} of {cfg.gpu_tflops:g} TFLOP/s a GPU"
     return "\n".join(lines)
+
+
+def _flop(operations: float) -> str:
+    return f"{operations / TERA:.2f} TFLOP" if operations >= 0.1 * TERA else f"{operations / GIGA:.2f} GFLOP"
 
 
 def _choices(forecast: Forecast) -> str:

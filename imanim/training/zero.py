@@ -24,7 +24,7 @@ ADAM = 2 * FP32
 PLAIN_ALLREDUCE = 500_000_000
 """Elements that an engine without ZeRO reduces at once; not a setting."""
 MODELLED = frozenset(
-    "reduce_bucket_size stage3_prefetch_bucket_size stage3_param_persistence_threshold stage3_max_live_parameters "
+    "stage reduce_bucket_size stage3_prefetch_bucket_size stage3_param_persistence_threshold stage3_max_live_parameters "
     "stage3_max_reuse_distance sub_group_size offload_optimizer offload_param allgather_bucket_size".split()
 )
 """Settings of ``zero_optimization`` that are known here, or cost nothing."""

@@ -82,6 +82,21 @@ def test_a_plan_without_a_model_is_one_line_and_exit_code_2():
     assert "Traceback" not in done.stderr
 
 
+def test_a_dry_run_of_the_validation_names_its_runs():
+    done = launch("--validate", "--dry-run")
+    assert done.returncode == 0 and len(done.stdout.splitlines()) >= 6
+    for word in ("stage1", "stage2", "stage3", "2 ranks", "lora_rank", "bf16", "gradient_checkpointing=true"):
+        assert word in done.stdout
+    for stage in (0, 1, 2, 3):
+        assert f"zero_stage={stage}" in done.stdout
+
+
+def test_offloading_is_not_measured_on_a_cpu():
+    words = ["--measure", "--config", "configs/stage1.yaml", "deepspeed.zero_stage=2", "deepspeed.offload=true"]
+    done = launch(*words)
+    assert done.returncode == 2 and done.stderr.startswith("error: deepspeed.offload: true, but on a CPU")
+
+
 def test_settings_lists_the_plans_own_keys():
     done = launch("--settings")
     assert (
