@@ -280,7 +280,7 @@ def read_index(folder: Path) -> Index:
             )
         files = {part: {n: int(size) for n, size in entry["files"].items()} for part, entry in tree["parts"].items()}
         for name in (*files, *(name for sizes in files.values() for name in sizes)):
-            if name in ("", ".", "..") or "/" in name or os.sep in name:
+            if name in ("", ".", "..") or "/" in name or "\\" in name:
                 raise InputError(
                     f"{path}: names {name!r}, which lies outside the model's folder; do not use this model"
                 )

@@ -14,7 +14,7 @@ from imanim.models.animator import Animator
 from imanim.models.files import INDEX
 
 TWO = ("codebook", "retargeter")
-SHARD_BYTES = 4000
+SHARD_BYTES = 10_000
 """So small that the retargeter of ``sizes.mini`` takes many files."""
 
 
