@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from imanim.errors import ConfigError, InputError, from_os_error
 
-EXIT_BAD_INPUT = 2
+EXIT_BAD_INPUT = InputError.exit_code
 EXIT_INTERRUPTED = 130
 EXIT_REQUEUE = 75
 """Stopped by a signal with everything saved: the same command, started again, goes on (sysexits' "try again later")."""
@@ -31,10 +31,10 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
             _complain(f"{len(error.problems)} problems in the configuration:")
             for problem in error.problems:
                 print(f"  - {problem}", file=sys.stderr)
-        code = EXIT_BAD_INPUT
+        code = error.exit_code
     except InputError as error:
         _complain(str(error))
-        code = EXIT_BAD_INPUT
+        code = error.exit_code
     except BrokenPipeError:
         # The reader of our output (head, less) went away: nothing to report, and nothing more may be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

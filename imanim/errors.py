@@ -10,8 +10,23 @@ from pathlib import Path
 class InputError(Exception):
     """Something the user gave cannot be used. ``str(error)`` is one line: what, which value, what to do."""
 
+    exit_code = 2
+    """What a launcher ends with."""
+
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+class NotFiniteError(InputError):
+    """Losses or gradients that are not finite, more often than the run was told to bear. The weights are those before them."""
+
+    exit_code = 65
+
+
+class LostRankError(InputError):
+    """Another rank has ended. Starting again goes on from the newest checkpoint."""
+
+    exit_code = 71
 
 
 class ConfigError(InputError):

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -103,54 +104,144 @@ def to_continue(output: str | Path, resume: str, identity: Mapping[str, Any]) ->
     return found
 
 
-def save(
-    engine: Any, animator: Animator, output: str | Path, state: Mapping[str, Any], ema: Ema | None, *, keep: int
-) -> Path:
-    """Writes a checkpoint and removes the oldest beyond ``keep``. Every rank must call it, at the same step.
+class Writer:
+    """Writes a run's checkpoints; the files of one while the next steps are already taken.
+
+    A checkpoint is taken in three moves: every rank copies what it holds (:meth:`take`), writes its files in a thread, and when all
+    have told each other that they are done, the first one gives the folder its name (:meth:`settle`). The ranks tell each other
+    with every micro-batch, so nobody ever waits for a disk, but for the last checkpoint of a run.
 
     Args:
-        animator: the model inside ``engine``.
-        state: JSON values; ``step`` and ``identity`` among them.
-
-    Raises:
-        InputError: the system refuses to write (disk full, quota); earlier checkpoints are untouched.
+        keep: the newest ones kept.
     """
-    here, root = distributed.place(), Path(output, FOLDER)
-    final = root / f"step-{int(state['step']):06d}"
-    partial = root / f".partial-{final.name}"
-    with _refusals(partial):
+
+    IDLE, BUSY, DONE, FAILED = range(4)
+
+    def __init__(self, output: str | Path, *, keep: int):
+        self.root, self.keep = Path(output, FOLDER), keep
+        self._state: dict[str, Any] | None = None
+        self._thread: threading.Thread | None = None
+        self._hashes: dict[str, str] = {}
+        self._error: Exception | None = None
+
+    @property
+    def condition(self) -> int:
+        """How this rank's writing stands; what it tells the others."""
+        if self._state is None:
+            return self.IDLE
+        if self._thread is not None and self._thread.is_alive():
+            return self.BUSY
+        return self.DONE if self._error is None else self.FAILED
+
+    def take(self, engine: Any, animator: Animator, state: Mapping[str, Any], ema: Ema | None) -> None:
+        """Copies what this rank holds and begins to write it. Every rank must call it, at the same step, none of them writing.
+
+        Args:
+            animator: the model inside ``engine``.
+            state: JSON values; ``step`` and ``identity`` among them.
+        """
+        here = distributed.place()
+        counted = {"ranks": here.world_size, "optimizer_steps": fragments.taken_steps(engine), "format": FORMAT}
+        files = _copies(engine, animator, ema)
+        self._state, self._error, self._hashes = {**state, **counted}, None, {}
         if here.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            try:
+                shutil.rmtree(self._partial, ignore_errors=True)
+                self._partial.mkdir(parents=True)
+            except OSError as error:
+                self._error = error
         distributed.barrier()
-        written = _write(engine, animator, partial, ema)
-        hashes = dict(sorted(pair for found in distributed.gather(written) for pair in found.items()))
-        if here.is_first:
-            counted = {"ranks": here.world_size, "optimizer_steps": fragments.taken_steps(engine), "files": hashes}
-            write_json(partial / STATE, {**state, "format": FORMAT, **counted})
-            _sync(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            _sync_folder(root)
-            _prune(output, keep)
-    distributed.barrier()
-    return final
+        self._thread = threading.Thread(target=self._write, args=(files,), name="checkpoint")
+        self._thread.start()
+
+    def settle(self, conditions: Sequence[float]) -> None:
+        """Finishes a checkpoint once everybody's files are written. ``conditions``: of every rank, the same list on all.
+
+        Raises:
+            InputError: a system refused to write (disk full, quota), on every rank; earlier checkpoints are untouched.
+        """
+        if self.FAILED in conditions:
+            self._abandon()
+        if self.IDLE in conditions or self.BUSY in conditions:
+            return
+        hashes = dict(sorted(pair for found in distributed.gather(self._hashes) for pair in found.items()))
+        error: str | None = None
+        if distributed.place().is_first:
+            try:
+                self._name(hashes)
+            except OSError as refused:
+                error = str(refused)
+        if (error := distributed.from_first(error)) is not None:
+            self._refuse(error)
+        self._state = None
+
+    def finish(self, device: torch.device) -> None:
+        """Waits for what is being written. Every rank must call it. Raises InputError as :meth:`settle`."""
+        if self._thread is not None:
+            self._thread.join()
+        (conditions,) = distributed.tell(float(self.condition), device=device)
+        self.settle(conditions)
+
+    @property
+    def _final(self) -> Path:
+        assert self._state is not None
+        return self.root / f"step-{int(self._state['step']):06d}"
+
+    @property
+    def _partial(self) -> Path:
+        return self.root / f".partial-{self._final.name}"
+
+    def _write(self, files: Mapping[str, Mapping[str, Tensor]]) -> None:
+        try:
+            for name, tensors in files.items():
+                save_file(dict(tensors), self._partial / name)
+                _sync_file(self._partial / name)
+                self._hashes[name] = sha256_file(self._partial / name)
+        except Exception as error:  # a thread's own error would be lost
+            self._error = error
+
+    def _name(self, hashes: Mapping[str, str]) -> None:
+        """The state last, then the name: a folder that bears it is whole."""
+        final, partial = self._final, self._partial
+        write_json(partial / STATE, {**(self._state or {}), "files": hashes})
+        _sync_folder(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync_folder(self.root)
+        for old in complete(self.root.parent)[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _abandon(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        said = distributed.gather(None if self._error is None else str(self._error))
+        self._refuse(next(text for text in said if text is not None))
+
+    def _refuse(self, why: str) -> None:
+        distributed.barrier()
+        if distributed.place().is_first:
+            shutil.rmtree(self._partial, ignore_errors=True)  # its space may be what is missing
+        self._state = None
+        # safetensors wraps the operating system's error.
+        if self._error is not None and not isinstance(self._error, (OSError, SafetensorError)):
+            raise self._error
+        raise InputError(
+            f"{self.root}: the checkpoint could not be written ({why.splitlines()[0]}); free some space and run the same command "
+            "again, it continues from the newest checkpoint"
+        )
 
 
-def _write(engine: Any, animator: Animator, folder: Path, ema: Ema | None) -> dict[str, str]:
-    """Writes this rank's files. Returns the sha256 of each."""
-    here, written = distributed.place(), []
+def _copies(engine: Any, animator: Animator, ema: Ema | None) -> dict[str, dict[str, Tensor]]:
+    """This rank's files: name -> tensors of their own on the CPU, which the next step does not change."""
+    here, files = distributed.place(), {}
     if here.is_first or not fragments.everywhere(engine):
-        written.append(_name("optimizer", here.rank))
-        fragments.write(folder / written[-1], fragments.held(engine, animator))
+        files[_name("optimizer", here.rank)] = fragments.copies(fragments.held(engine, animator))
     if ema is not None and (here.is_first or ema.is_cut):
-        written.append(_name("average", here.rank))
-        fragments.write(folder / written[-1], ema.fragments())
+        files[_name("average", here.rank)] = fragments.copies(ema.fragments())
     frozen = dict(fragments.untrained(animator, animator.unsaved))
     if here.is_first:
-        written.append(UNTRAINED)
-        save_file(frozen, folder / UNTRAINED)
-    return {name: sha256_file(folder / name) for name in written}
+        files[UNTRAINED] = frozen
+    return files
 
 
 def load(engine: Any, animator: Animator, checkpoint: Checkpoint, ema: Ema | None) -> None:
@@ -259,33 +350,10 @@ def remove_partial(output: str | Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-@contextmanager
-def _refusals(partial: Path) -> Iterator[None]:
-    """A write that the system refuses becomes one line, and what it left behind is removed: its space may be what is missing."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:  # safetensors wraps the operating system's error
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(
-            f"{partial.parent}: the checkpoint could not be written ({str(error).splitlines()[0]}); free some space and run the "
-            "same command again, it continues from the newest checkpoint"
-        ) from error
-
-
-def _prune(output: str | Path, keep: int) -> None:
-    for path in complete(output)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Flushes every file to the disk, so that the rename that follows never names a file whose bytes were lost."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-        else:
-            _sync_folder(path)
-    _sync_folder(folder)
+def _sync_file(path: Path) -> None:
+    """To the disk, so that the rename that follows never names a file whose bytes were lost."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -156,25 +156,58 @@ class DeepSpeedConfig:
 
 
 @dataclass
+class FailureConfig:
+    """What a run bears, and when it ends (docs/training.md, "When something goes wrong")."""
+
+    skip_in_a_row: int = opt(
+        3, "steps in a row that are left out when a loss or gradient is not finite; one more ends the run"
+    )
+    spike_factor: float = opt(4.0, "warn of a loss above this times the median of the last ones; 0 = never")
+    spike_window: int = opt(50, "steps that the median is taken of")
+    timeout_sec: float = opt(
+        900.0,
+        "how long one thing may take (a micro-batch, a checkpoint) until the rank that hangs is named and the run ends",
+    )
+
+    def problems(self) -> list[str]:
+        found = [f"skip_in_a_row: {self.skip_in_a_row} must not be negative"] if self.skip_in_a_row < 0 else []
+        if self.spike_factor != 0 and self.spike_factor <= 1:
+            found.append(f"spike_factor: {self.spike_factor} must be above 1, or 0 for never")
+        if self.spike_window < 2:
+            found.append(f"spike_window: {self.spike_window} must be at least 2")
+        if self.timeout_sec <= 0:
+            found.append(f"timeout_sec: {self.timeout_sec} must be above 0")
+        return found
+
+
+@dataclass
 class MonitorConfig:
     """What is written while training, and how often (in steps; 0 = never)."""
 
     log_every: int = opt(10, "a progress line, TensorBoard scalars, a line of metrics.jsonl")
     validate_every: int = opt(200, "mean losses of `validation_batches` fixed batches")
     validation_batches: int = opt(4, "global batches a validation takes")
-    picture_every: int = opt(200, "filmstrips of the first validation samples")
+    noise_levels: int = opt(
+        5, "stage 3: a validation measures each batch at so many noise levels, at even quantiles of those trained on"
+    )
+    picture_every: int = opt(200, "filmstrips and clips of the first validation samples")
     picture_samples: int = opt(2, "samples a filmstrip shows")
     sampling_steps: int | None = opt(None, "denoising steps of a stage-3 filmstrip; null = what suits the model")
-    checkpoint_every: int = opt(500, "checkpoint and exported weights; the last step always gets one")
+    checkpoint_every: int = opt(500, "checkpoint; the last step always gets one, and exports the weights")
     keep: int = opt(2, "checkpoints kept, the newest ones")
     tensorboard: bool = opt(True, "write TensorBoard files")
+    peak_tflops: float | None = opt(
+        None, "a GPU's peak arithmetic, for the model FLOP utilisation; null = the data sheet's for known GPUs in bf16"
+    )
 
     def problems(self) -> list[str]:
         names = ("validate_every", "picture_every", "checkpoint_every")
         found = [f"{name}: {getattr(self, name)} must not be negative" for name in names if getattr(self, name) < 0]
-        for name in ("log_every", "keep", "validation_batches", "picture_samples", "sampling_steps"):
+        for name in ("log_every", "keep", "validation_batches", "picture_samples", "noise_levels", "sampling_steps"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 found.append(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.peak_tflops is not None and self.peak_tflops <= 0:
+            found.append(f"peak_tflops: {self.peak_tflops} must be above 0, or null")
         return found
 
 
@@ -209,6 +242,7 @@ class TrainConfig:
     batch: BatchConfig = opt(BatchConfig(), "batch geometry")
     deepspeed: DeepSpeedConfig = opt(DeepSpeedConfig(), "engine")
     monitor: MonitorConfig = opt(MonitorConfig(), "logs, pictures, checkpoints")
+    failures: FailureConfig = opt(FailureConfig(), "what is borne, and when a run ends")
 
     def problems(self) -> list[str]:
         found = [] if self.max_steps > 0 else [f"max_steps: {self.max_steps} must be at least 1"]
@@ -239,7 +273,7 @@ NEEDED: dict[int, tuple[str, ...]] = {
 """The parts each stage's objective runs through (docs/method.md)."""
 
 MAY_CHANGE = (
-    *("output", "resume", "max_steps", "max_minutes", "monitor", "init_from", "model", "model_settings"),
+    *("output", "resume", "max_steps", "max_minutes", "monitor", "failures", "init_from", "model", "model_settings"),
     *("data.train", "data.validation", "data.validation_split", "data.workers"),
     *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size"),
 )

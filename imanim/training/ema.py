@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,22 @@ class Ema:
         for name, parameter in self._trained.items():
             self.shards[name].lerp_(local_master(parameter).detach(), 1 - decay)
 
+    @contextmanager
+    @torch.no_grad()
+    def in_place(self, engine: Any) -> Iterator[None]:
+        """While the context lasts, the model computes with the averages. Not for training steps. A collective."""
+        engine.empty_partition_cache()
+        held = {name: _computed(p) for name, p in self._trained.items()}
+        weights = {name: here.detach().to("cpu", copy=True) for name, here in held.items()}
+        for name, here in held.items():
+            here.copy_(self.shards[name].view(-1)[: here.numel()].view(here.shape))
+        try:
+            yield
+        finally:
+            engine.empty_partition_cache()
+            for name, p in self._trained.items():
+                _computed(p).copy_(weights[name])
+
     @property
     def is_cut(self) -> bool:
         """Whether each rank holds a piece of every average (ZeRO-3), not the whole."""
@@ -54,3 +71,8 @@ class Ema:
             start = torch.distributed.get_rank(p.ds_process_group) * len(flat) if hasattr(p, "ds_id") else 0
             if start < whole:
                 yield name, start, flat[: whole - start]
+
+
+def _computed(p: Any) -> Tensor:
+    """What the model computes with of a parameter: this rank's shard in ZeRO-3, else all of it."""
+    return p.ds_tensor.data if hasattr(p, "ds_id") else p.data

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -67,7 +67,16 @@ def build(module: nn.Module, groups: list[dict[str, Any]], cfg: TrainConfig) -> 
     optimizer = torch.optim.AdamW(groups, lr=cfg.optimizer.lr, betas=cfg.optimizer.betas, eps=cfg.optimizer.eps)
     settings = deepspeed_settings(cfg, distributed.place().world_size)
     engine, _, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)
+    _link_masters(engine)
     return engine
+
+
+def _link_masters(engine: Any) -> None:
+    """bf16 without ZeRO: DeepSpeed holds float32 copies of the parameters in lists of its own; a parameter shall know its copy."""
+    copies = getattr(engine.optimizer, "fp32_groups", ())
+    for parameters, masters in zip(getattr(engine.optimizer, "fp16_groups", ()), copies):
+        for parameter, master in zip(parameters, masters):
+            parameter.master = master
 
 
 def set_learning_rates(engine: Any, cfg: TrainConfig, step: int) -> dict[str, float]:
@@ -83,10 +92,10 @@ def arithmetic(cfg: TrainConfig, device: torch.device) -> AbstractContextManager
 
 
 def step(engine: Any) -> float:
-    """The optimizer's step. Returns the global gradient norm before clipping; not finite means that the run must end.
+    """The optimizer's step. Returns the global gradient norm before clipping; when it is not finite, nothing was changed.
 
-    ZeRO's optimizers compute the norm themselves. Without ZeRO nobody does (DeepSpeed clips, but does not tell): it is
-    computed here, and a gradient that is not finite does not reach the optimizer.
+    DeepSpeed's own optimizers compute the norm and drop a gradient that is not finite. Without ZeRO, in float32, nobody does
+    (DeepSpeed clips, but does not look): there it is done here.
     """
     if hasattr(engine.optimizer, "_global_grad_norm"):
         engine.step()
@@ -95,7 +104,45 @@ def step(engine: Any) -> float:
     norm = float(torch.nn.utils.get_total_norm(gradients))
     if math.isfinite(norm):
         engine.step()
+        return norm
+    # The engine must count its micro-batches and clear the gradients; the optimizer must not hear of it.
+    engine.optimizer.step = lambda: None
+    try:
+        engine.step()
+    finally:
+        del engine.optimizer.step
     return norm
+
+
+def gradient_norms(engine: Any, parts: Mapping[str, list[tuple[str, Any]]], device: torch.device) -> dict[str, float]:
+    """The gradient's norm of each part, before clipping. Between a step's last backward and :func:`step`; a collective.
+
+    Args:
+        parts: part -> its named parameters, as ``Animator.parameter_parts`` gives them.
+    """
+    names = [name for name, named in parts.items() if any(p.requires_grad for _, p in named)]
+    squares = torch.zeros(len(names), dtype=torch.float64, device=device)
+    cut = False
+    for i, name in enumerate(names):
+        for _, p in parts[name]:
+            cut = cut or hasattr(p, "ds_id") or hasattr(p, "_hp_mapping")
+            gradient = _local_gradient(p) if p.requires_grad else None
+            if gradient is not None:
+                squares[i] += gradient.detach().double().square().sum().to(device)
+    if cut:
+        torch.distributed.all_reduce(squares)
+    return dict(zip(names, squares.sqrt().tolist()))
+
+
+def _local_gradient(p: Any) -> Tensor | None:
+    """The piece of a parameter's averaged gradient that this rank holds; all of it where nothing is cut."""
+    if hasattr(p, "ds_id"):
+        from deepspeed.utils import safe_get_local_grad
+
+        return safe_get_local_grad(p)
+    if hasattr(p, "_hp_mapping"):
+        return None if p._hp_mapping is None else p._hp_mapping.get_lp_grad_fragment(p._index_in_param_group)
+    return p.grad
 
 
 def local_master(parameter: nn.Parameter) -> Tensor:
@@ -104,6 +151,8 @@ def local_master(parameter: nn.Parameter) -> Tensor:
 
     if hasattr(parameter, "ds_id"):
         return safe_get_local_fp32_param(parameter)
+    if hasattr(parameter, "master"):
+        return parameter.master.data
     # A whole float32 parameter is its own master; only that of a bfloat16 one must be asked for (a collective).
     return parameter.data if parameter.dtype == torch.float32 else safe_get_full_fp32_param(parameter)
 

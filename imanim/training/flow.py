@@ -41,6 +41,17 @@ def draw_sigma(
     return level.clamp(*between).float()
 
 
+def quantile_levels(
+    number: int, *, mean: float, std: float, shift: float, between: tuple[float, float] = (0.0, 1.0)
+) -> list[float]:
+    """Noise levels at the middles of ``number`` equally likely parts of what :func:`draw_sigma` draws from."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    ends = (torch.logit(shifted(torch.tensor(between, dtype=torch.float64), 1 / shift)) - mean) / std
+    low, high = normal.cdf(ends)
+    places = low + (high - low) * (torch.arange(number, dtype=torch.float64) + 0.5) / number
+    return shifted(torch.sigmoid(mean + std * normal.icdf(places)), shift).tolist()
+
+
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """x_t [B,...] at noise levels sigma [B]."""
     s = sigma.view(-1, *[1] * (x0.ndim - 1))

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from imanim import distributed
@@ -26,6 +25,8 @@ from imanim.errors import InputError
 AVERAGES = ("exp_avg", "exp_avg_sq")
 """AdamW's moving averages, by torch's names."""
 WEIGHT = "weight"
+FLAT = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+"""Where DeepSpeed's optimizers that cut the state over the ranks keep this rank's float32 weights: ZeRO-3, ZeRO-1 and 2, bf16's."""
 
 
 class Fragment(NamedTuple):
@@ -64,7 +65,7 @@ def held(engine: Any, module: nn.Module) -> list[Fragment]:
 
 def everywhere(engine: Any) -> bool:
     """Whether every rank holds all of the optimizer's state, so that the first one's is enough."""
-    return not hasattr(engine.optimizer, "optimizer")
+    return not any(hasattr(engine.optimizer, name) for name in FLAT)
 
 
 def _fragment(engine: Any, name: str, p: Any) -> Fragment | None:
@@ -82,13 +83,19 @@ def _fragment(engine: Any, name: str, p: Any) -> Fragment | None:
             return None
         views = {WEIGHT: mapping.get_hp_fragment(), **{key: mapping.get_hp_fragment(key) for key in AVERAGES}}
         return Fragment(name, mapping.lp_fragment_address.start, views)
-    state = engine.optimizer.state[p]
-    return Fragment(name, 0, {WEIGHT: p.data.view(-1), **{key: state[key].view(-1) for key in AVERAGES}})
+    master = getattr(p, "master", p)
+    state = _adam(engine).state[master]
+    return Fragment(name, 0, {WEIGHT: master.data.view(-1), **{key: state[key].view(-1) for key in AVERAGES}})
+
+
+def _adam(engine: Any) -> Any:
+    """torch's AdamW; most of DeepSpeed's optimizers hold it inside."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def _prepare(engine: Any) -> None:
     """Makes AdamW's averages where its first step has not made them yet."""
-    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    adam = _adam(engine)
     for p in _masters(engine):
         if not adam.state[p]:
             adam.state[p] = {"step": torch.tensor(0.0), **{key: torch.zeros_like(p.data) for key in AVERAGES}}
@@ -100,36 +107,33 @@ def _prepare(engine: Any) -> None:
 
 def _masters(engine: Any) -> list[Tensor]:
     """The float32 tensors that AdamW steps on: flat pieces of many parameters in ZeRO, else the parameters."""
-    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+    for name in FLAT:
         if hasattr(engine.optimizer, name):
             return list(getattr(engine.optimizer, name))
-    return [p for group in engine.optimizer.param_groups for p in group["params"]]
+    return [p for group in _adam(engine).param_groups for p in group["params"]]
 
 
 def set_steps(engine: Any, steps: int) -> None:
     """Tells AdamW how many steps it has taken, which its bias correction depends on."""
-    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    for state in adam.state.values():
+    for state in _adam(engine).state.values():
         state["step"] = torch.full_like(torch.as_tensor(state["step"], dtype=torch.float32), float(steps))
 
 
 def taken_steps(engine: Any) -> int:
     """AdamW's steps so far: skipped ones are not among them."""
-    adam = getattr(engine.optimizer, "optimizer", engine.optimizer)
-    return max((int(state["step"]) for state in adam.state.values()), default=0)
+    return max((int(state["step"]) for state in _adam(engine).state.values()), default=0)
 
 
 # ---------------------------------------------------------------------------------------------------------- files
 
 
-def write(path: Path, fragments: Iterable[Fragment]) -> None:
-    """Writes fragments into one file. Raises OSError or SafetensorError when the system refuses."""
-    tensors = {
-        f"{fragment.name}@{fragment.start}:{key}": value.detach().cpu().contiguous()
+def copies(fragments: Iterable[Fragment]) -> dict[str, Tensor]:
+    """Fragments as a file has them, copied to the CPU: what happens to the model afterwards does not change them."""
+    return {
+        f"{fragment.name}@{fragment.start}:{key}": value.detach().to("cpu", copy=True).contiguous()
         for fragment in fragments
         for key, value in fragment.tensors.items()
     }
-    save_file(tensors, path)
 
 
 class Reader:

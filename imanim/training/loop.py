@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import torch
 from imanim import config, distributed
 from imanim.data.files import write_atomic
 from imanim.data.stream import Batch
-from imanim.errors import InputError
+from imanim.errors import LostRankError
+from imanim.models.animator import Animator
 from imanim.models.autoencoder import load_autoencoder
 from imanim.models.conditioning import autoencoder_folder, image_encoder
 from imanim.models.config import AnimatorConfig
@@ -23,10 +24,12 @@ from imanim.training import batches, checkpoint, curriculum, transfer, validatio
 from imanim.training import engine as engines
 from imanim.training.config import TrainConfig
 from imanim.training.ema import Ema
+from imanim.training.guard import Guard
 from imanim.training.monitor import Monitor
 from imanim.training.objective import TrainingModule
 from imanim.training.plan import Plan
 from imanim.training.stop import Stopper
+from imanim.training.watch import Watch
 
 
 @dataclass
@@ -43,6 +46,9 @@ class Run:
     validation: list[Batch]
     monitor: Monitor
     stopper: Stopper
+    guard: Guard
+    watch: Watch
+    writer: checkpoint.Writer
     identity: dict[str, Any]
     origin: dict[str, str]
     start: int
@@ -52,13 +58,19 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Flushes the logs and gives the signals back. What the loader's workers still decode is dropped: they do not hear
         SIGTERM, so after an error the interpreter would wait for them for ever."""
         for worker in multiprocessing.active_children():
             worker.kill()
         self.monitor.close()
         self.stopper.close()
+        gone = self.watch.missing() if error is not None and distributed.is_lost_peer(error) else None
+        self.watch.close()
+        if gone is not None:
+            raise LostRankError(
+                f"rank {distributed.place().rank}: {gone}; the same command continues from the newest checkpoint"
+            ) from None
 
 
 def train(plan: Plan) -> bool:
@@ -68,15 +80,16 @@ def train(plan: Plan) -> bool:
         whether it stopped early because of a signal (preemption, the end of a job's time): it wants to be started again.
 
     Raises:
-        InputError: bad data, a loss that is not finite, a full disk; what was saved before stays.
+        InputError: bad data, losses that are not finite (NotFiniteError), a rank that has ended (LostRankError), a full disk; what
+            was saved before stays.
     """
     with assemble(plan) as run:
         for step in range(run.start, run.cfg.max_steps):
             rates = engines.set_learning_rates(run.engine, run.cfg, step)
             accumulate_gradients(run, step)
-            norm = take_step(run, step)
+            norms = take_step(run, step)
             last = run.stopper.stopping or step + 1 == run.cfg.max_steps
-            report(run, step, rates, norm, last)
+            report(run, step, rates, norms, last)
             if last or run.stopper.stopping or _due(run.cfg.monitor.checkpoint_every, step + 1):
                 save(run, step + 1)
             if run.stopper.stopping:
@@ -84,81 +97,101 @@ def train(plan: Plan) -> bool:
                     f"stopped after step {step + 1} ({run.stopper.reason}); the same command continues from here"
                 )
                 break
+        conclude(run, step + 1)
         return run.stopper.preempted
 
 
 def accumulate_gradients(run: Run, step: int) -> None:
-    """Losses and gradients of one step's micro-batches. The ranks agree after each whether to go on."""
+    """Losses and gradients of one step's micro-batches. With each, the ranks tell each other how they fare."""
     _, accumulation = run.cfg.batch.cut(distributed.place().world_size)
+    run.guard.begin()
     for micro in range(accumulation):
+        run.watch.mark("waits for its next batch")
         waited = time.monotonic()
         batch = batches.to_device(next(run.feed), run.device)
         waited = time.monotonic() - waited
+        run.watch.mark("is in a forward or backward pass")
         dice = batches.dice(run.cfg, step, micro)
         losses = run.engine(batches.augment(batch, run.cfg.data.augment, dice), dice, step)
-        finite = math.isfinite(float(losses.total.detach()))
-        broken, *asked = distributed.any_rank(not finite, *run.stopper.asked(), device=run.device)
-        run.stopper.decide(*asked)
-        if broken:
-            raise _not_finite(run, step, batch["keys"], float(losses.total.detach()))
-        run.engine.backward(losses.total)
+        told = (float(losses.total.detach()), *run.stopper.asked(), run.writer.condition)
+        everybodys, asked, signalled, writing = distributed.tell(*told, device=run.device)
+        run.stopper.decide(any(asked), any(signalled))
+        run.writer.settle(writing)
+        run.engine.backward(run.guard.look(batch, losses, everybodys))
         if micro < accumulation - 1:
             run.engine.step()  # counts the micro-batch; only the last one of a step reaches the optimizer
-        run.monitor.record(losses.total, losses.terms, waited)
+        if run.guard.fine:
+            run.monitor.record(losses.total, losses.terms, waited)
 
 
-def take_step(run: Run, step: int) -> float:
-    """The optimizer's step and the moving average's. A gradient that is not finite ends the run before anything is saved.
+def take_step(run: Run, step: int) -> dict[str, float]:
+    """The optimizer's step and the moving average's, unless a loss or gradient was not finite.
 
-    Returns the global gradient norm before clipping.
+    Returns the gradient norms before clipping: ``all``, and each part's when this step is logged.
     """
-    norm = engines.step(run.engine)
-    if not math.isfinite(norm):
-        raise InputError(
-            f"step {step + 1}: the gradient is not finite (norm {norm}) though the loss was; {_way_out(run.cfg)}"
-        )
-    if run.ema is not None:
-        run.ema.update(step)
-    return norm
+    run.watch.mark("is in the optimizer's step")
+    norms: dict[str, float] = {}
+    if _due(run.cfg.monitor.log_every, step + 1):
+        norms = engines.gradient_norms(run.engine, run.module.animator.parameter_parts(), run.device)
+    norms["all"] = engines.step(run.engine)
+    if run.guard.passes(step, norms["all"]):
+        if run.ema is not None:
+            run.ema.update(step)
+        if (warning := run.guard.spike(step)) is not None:
+            run.monitor.say(warning)
+    return norms
 
 
-def report(run: Run, step: int, rates: dict[str, float], norm: float, last: bool) -> None:
+def report(run: Run, step: int, rates: dict[str, float], norms: dict[str, float], last: bool) -> None:
     """Logs, validates and draws, each at its interval and all of them at the end. Preempted, it leaves the rest."""
-    cfg, done, every = run.cfg, step + 1, run.cfg.monitor
+    done, every = step + 1, run.cfg.monitor
     if last or done % every.log_every == 0:
-        run.monitor.log(done, rates, norm, run.engine.skipped_steps)
+        run.monitor.log(done, rates, norms, {"skipped_steps": run.guard.skipped, "loss_spikes": run.guard.spikes})
     if run.validation and _due(every.validate_every, done, last):
-        with run.monitor.paused():
-            found = validation.measure(run.engine, run.validation, cfg, run.device, step, run.stopper)
+        with run.monitor.paused(), averaged(run):
+            found = validation.measure(run, step)
             if found is not None:
                 run.monitor.validation(done, found)
     if run.validation and _due(every.picture_every, done, last) and not run.stopper.poll(run.device):
-        with run.monitor.paused():
-            sheets = validation.filmstrips(run.engine, run.module, run.validation[0], cfg, run.device)
-            run.monitor.pictures(done, sheets)
+        run.watch.mark("draws pictures")
+        with run.monitor.paused(), averaged(run):
+            run.monitor.pictures(done, validation.filmstrips(run))
+
+
+def averaged(run: Run) -> AbstractContextManager[None]:
+    """The weights that are exported, in the model while the context lasts: their moving average, if there is one."""
+    return nullcontext() if run.ema is None else run.ema.in_place(run.engine)
 
 
 def save(run: Run, done: int) -> None:
-    """A checkpoint and the exported weights."""
+    """Begins a checkpoint; it is written while the next steps are taken."""
+    run.watch.mark("copies a checkpoint")
     with run.monitor.paused():
-        _save(run, done, run.elapsed_sec + time.monotonic() - run.began)
+        run.writer.finish(run.device)
+        state = {
+            "step": done,
+            "stage": run.cfg.stage,
+            "identity": run.identity,
+            "elapsed_sec": run.elapsed_sec + time.monotonic() - run.began,
+            "origin": run.origin,
+            "guard": run.guard.state(),
+            **transfer.provenance(run.cfg, run.sizes),
+        }
+        run.writer.take(run.engine, run.module.animator, state, run.ema)
 
 
-def _save(run: Run, done: int, elapsed_sec: float) -> None:
-    state = {
-        "step": done,
-        "stage": run.cfg.stage,
-        "identity": run.identity,
-        "elapsed_sec": elapsed_sec,
-        "origin": run.origin,
-        **transfer.provenance(run.cfg, run.sizes),
-    }
-    checkpoint.save(run.engine, run.module.animator, run.cfg.output, state, run.ema, keep=run.cfg.monitor.keep)
+def conclude(run: Run, done: int) -> None:
+    """Waits for the last checkpoint, and exports the weights; not when preempted: that job has seconds."""
+    run.watch.mark("waits for its checkpoint to be written")
+    run.writer.finish(run.device)
+    if run.stopper.preempted:
+        return
+    run.watch.mark("exports the weights")
     record = {
         "stage": run.cfg.stage,
         "steps": done,
         "samples": done * run.cfg.batch.global_size,
-        "minutes": round(elapsed_sec / 60, 2),
+        "minutes": round((run.elapsed_sec + time.monotonic() - run.began) / 60, 2),
         "ema_decay": run.cfg.ema_decay,
         "losses": run.monitor.latest,
         "started_from": run.origin,
@@ -170,7 +203,8 @@ def _save(run: Run, done: int, elapsed_sec: float) -> None:
 def assemble(plan: Plan) -> Run:
     """Puts a run together: model, processes, engine, data; and goes back to the checkpoint the plan continues from."""
     cfg, sizes, resumed = plan.cfg, plan.sizes, plan.checkpoint
-    device = distributed.start()
+    # The watch ends a run that hangs, and says why; the process group's own limit only comes after it.
+    device = distributed.start(timeout_sec=2 * cfg.failures.timeout_sec + 60)
     if resumed is None:
         animator, origin = transfer.build(cfg, sizes, plan.train)
     else:
@@ -181,6 +215,7 @@ def assemble(plan: Plan) -> Run:
     vae: Any = load_autoencoder(autoencoder_folder(sizes)) if cfg.stage > 1 else None
     encoder = image_encoder(sizes) if cfg.stage == 3 else None
     _prepare_output(plan)
+    monitor = Monitor(cfg, sizes, device, plan.start)  # before the engine: it may trace the model
     module = TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
     ).to(device)
@@ -198,18 +233,29 @@ def assemble(plan: Plan) -> Run:
         ema,
         batches.training_batches(cfg, sizes, plan.train, plan.start),
         held_out,
-        Monitor(cfg, device, plan.start, sizes.frames),
+        monitor,
         Stopper(cfg.max_minutes),
+        Guard(cfg.failures, cfg.output, _moving(animator)),
+        Watch(cfg.failures.timeout_sec),
+        checkpoint.Writer(cfg.output, keep=cfg.monitor.keep),
         plan.identity,
         origin,
         plan.start,
         elapsed_sec=resumed.state["elapsed_sec"] if resumed else 0.0,
     )
+    if resumed is not None:
+        run.guard.load(resumed.state["guard"])
+    run.watch.begin()
     doing = f"continues after step {plan.start}" if resumed else "starts"
     run.monitor.say(
         f"stage {cfg.stage} {doing}: {cfg.max_steps} steps of {cfg.batch.global_size} samples, output {cfg.output}"
     )
     return run
+
+
+def _moving(animator: Animator) -> dict[str, torch.Tensor]:
+    """The buffers that a training forward pass changes: a codebook that trains."""
+    return dict(animator.part("codebook").named_buffers()) if animator.modes.get("codebook") == "train" else {}
 
 
 def _prepare_output(plan: Plan) -> None:
@@ -224,16 +270,3 @@ def _prepare_output(plan: Plan) -> None:
 
 def _due(every: int, done: int, last: bool = False) -> bool:
     return every > 0 and (last or done % every == 0)
-
-
-def _not_finite(run: Run, step: int, keys: list[str], loss: float) -> InputError:
-    """The same error on every rank: which ranks had it and with which samples."""
-    mine = None if math.isfinite(loss) else f"rank {distributed.place().rank}: samples {', '.join(keys)}"
-    where = "; ".join(text for text in distributed.gather(mine) if text)
-    return InputError(f"step {step + 1}: the loss is not finite ({where}); {_way_out(run.cfg)}")
-
-
-def _way_out(cfg: TrainConfig) -> str:
-    newest = checkpoint.newest(cfg.output)
-    saved = f"the newest checkpoint is step {newest.step}" if newest else "nothing was saved yet"
-    return f"stopped, {saved}; look at these samples, lower optimizer.lr or set optimizer.grad_clip"

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import imanim
 from imanim import distributed
-from imanim.data.video import write_png
+from imanim.config import to_yaml
+from imanim.data.video import write_png, write_video
+from imanim.models.config import AnimatorConfig
+from imanim.revision import revision
+from imanim.training import utilisation
 from imanim.training.config import TrainConfig
+from imanim.training.pictures import as_gif
+
+if TYPE_CHECKING:
+    from imanim.training.validation import Sheet
 
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"
@@ -29,9 +39,15 @@ class Monitor:
     All ranks call all methods at the same steps: means over ranks are collectives.
     """
 
-    def __init__(self, cfg: TrainConfig, device: torch.device, start_step: int, frames: int):
-        """``frames``: pixel frames of a sample, for the throughput."""
-        self.cfg, self.device, self.frames = cfg, device, frames
+    def __init__(self, cfg: TrainConfig, sizes: AnimatorConfig, device: torch.device, start_step: int):
+        self.cfg, self.device, self.sizes = cfg, device, sizes
+        peak = utilisation.peak_tflops(cfg, device)
+        # Operations a sample costs, over those all GPUs can do in a second: seconds a sample takes at full use.
+        self._ideal_sec = (
+            None
+            if peak is None
+            else utilisation.model_flops(cfg, sizes) / (peak * 1e12 * distributed.place().world_size)
+        )
         self.output, self.first = Path(cfg.output), distributed.place().is_first
         self._sums: dict[str, Tensor] = {}
         self._count, self._wait_sec = 0, 0.0
@@ -44,6 +60,10 @@ class Monitor:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._board = SummaryWriter(str(self.output / "tensorboard"), purge_step=start_step + 1)
+                self._board.add_text("config", f"```yaml\n{to_yaml(cfg)}\n```", start_step)
+                self._board.add_text(
+                    "code", f"imanim {imanim.__version__}, commit {revision() or 'unknown'}", start_step
+                )
 
     def record(self, total: Tensor, terms: Mapping[str, Tensor], wait_sec: float) -> None:
         """Takes in one micro-batch's losses and the seconds its data was waited for. Does not synchronise with the device."""
@@ -53,25 +73,37 @@ class Monitor:
         self._count += 1
         self._wait_sec += wait_sec
 
-    def log(self, done: int, rates: Mapping[str, float], grad_norm: float, skipped: int) -> None:
-        """Writes the means since the last call. ``done``: optimizer steps done."""
+    def log(
+        self, done: int, rates: Mapping[str, float], grad_norms: Mapping[str, float], counts: Mapping[str, int]
+    ) -> None:
+        """Writes the means since the last call.
+
+        Args:
+            done: optimizer steps done.
+            grad_norms: this step's: ``all``, and any part's.
+            counts: of what has gone wrong so far.
+        """
         means = {name: float(value) / max(self._count, 1) for name, value in self._sums.items()}
         steps, seconds = max(1, done - self._since_step), max(1e-9, time.monotonic() - self._since)
         means["data_wait_sec_per_step"] = self._wait_sec / steps
         means = distributed.mean_over_ranks(means, self.device)
         wait = means.pop("data_wait_sec_per_step")
+        samples = steps * self.cfg.batch.global_size / seconds
         speed = {
-            "samples_per_sec": steps * self.cfg.batch.global_size / seconds,
-            "frames_per_sec": steps * self.cfg.batch.global_size * self.frames / seconds,
+            "samples_per_sec": samples,
+            "frames_per_sec": samples * self.sizes.frames,
+            "tokens_per_sec": samples * utilisation.tokens(self.cfg.stage, self.sizes),
+            **({} if self._ideal_sec is None else {"model_flop_utilisation": samples * self._ideal_sec}),
             "sec_per_step": seconds / steps,
             "data_wait_sec_per_step": wait,
             "memory_peak_bytes": float(_peak_memory_bytes(self.device)),
         }
         self.latest = means
-        other = {"grad_norm": grad_norm, "skipped_steps": float(skipped)}
+        norm = grad_norms["all"]
         if self.first:
-            self._write({"step": done, **means, **other, **speed, "lr": dict(rates)})
-            groups = {"train": means, "engine": other, "speed": speed, "lr": rates}
+            norms = {"grad_norm": norm if math.isfinite(norm) else None, "grad_norms": _but_all(grad_norms)}
+            self._write({"step": done, **means, **norms, **counts, **speed, "lr": dict(rates)})
+            groups = {"train": means, "engine": counts, "grad_norm": grad_norms, "speed": speed, "lr": rates}
             self._scalars(
                 {f"{group}/{name}": value for group, values in groups.items() for name, value in values.items()}, done
             )
@@ -87,16 +119,19 @@ class Monitor:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
             print(f"step {done}/{self.cfg.max_steps}  validation: {shown}", flush=True)
 
-    def pictures(self, done: int, sheets: list[np.ndarray]) -> None:
-        """Writes filmstrips (uint8 [height,width,3]) as PNG and to TensorBoard."""
+    def pictures(self, done: int, sheets: list[Sheet]) -> None:
+        """Writes filmstrips (PNG) and clips (MP4), and both to TensorBoard."""
         if not self.first:
             return
         for i, sheet in enumerate(sheets):
             path = self.output / PICTURES / f"step-{done:06d}-{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_png(path, sheet)
+            write_png(path, sheet.strip)
+            write_video(path.with_suffix(".mp4"), sheet.clip, self.sizes.fps)
             if self._board is not None:
-                self._board.add_image(f"filmstrip/{i}", sheet, done, dataformats="HWC")
+                self._board.add_image(f"filmstrip/{i}", sheet.strip, done, dataformats="HWC")
+                board: Any = self._board.file_writer
+                board.add_summary(_animated(f"clip/{i}", sheet.clip, self.sizes.fps), done)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -122,7 +157,7 @@ class Monitor:
         terms = "  ".join(f"{name} {value:.4g}" for name, value in means.items() if name != "loss")
         lr = max(rates.values(), default=0.0)
         print(
-            f"step {done}/{self.cfg.max_steps}  loss {means['loss']:.4f}  {terms}  lr {lr:.2e}  "
+            f"step {done}/{self.cfg.max_steps}  loss {means.get('loss', math.nan):.4f}  {terms}  lr {lr:.2e}  "
             f"{speed['samples_per_sec']:.1f} samples/s  {_duration(left_sec)} left",
             flush=True,
         )
@@ -135,6 +170,20 @@ class Monitor:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+
+def _but_all(norms: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in norms.items() if name != "all"}
+
+
+def _animated(tag: str, clip: np.ndarray, fps: float) -> Any:
+    """TensorBoard shows a GIF as it is; its own add_video asks for another package."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    height, width = clip.shape[1:3]
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=as_gif(clip, fps))
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def read_metrics(output: str | Path) -> list[dict[str, Any]]:

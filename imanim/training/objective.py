@@ -49,6 +49,10 @@ class ObjectiveConfig:
     )
     sigma_floor: float = opt(0.25, "stage 3, prediction x0: the squared error is weighted 1 / max(sigma, this)")
 
+    def noise(self, between: tuple[float, float]) -> dict[str, Any]:
+        """The distribution of noise levels, as ``flow.draw_sigma`` takes it; ``between``: those the denoiser is for."""
+        return {"mean": self.sigma_mean, "std": self.sigma_std, "shift": self.shift, "between": between}
+
     def problems(self) -> list[str]:
         names = ("coordinates", "patch_joints", "identity_joints", "joints")
         found = [f"{n}: {getattr(self, n)} must not be negative" for n in names if getattr(self, n) < 0]
@@ -69,7 +73,10 @@ class Losses(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What an objective computes with. ``progress``: fraction of the run's steps already taken, in [0,1]."""
+    """What an objective computes with.
+
+    progress: fraction of the run's steps already taken, in [0,1]. noise_level: stage 3's sigma for every sample; None draws it.
+    """
 
     animator: Animator
     vae: Any
@@ -78,6 +85,7 @@ class Context(NamedTuple):
     dice: Dice
     progress: float
     training: bool
+    noise_level: float | None = None
 
 
 def stage1(batch: Batch, at: Context) -> Losses:
@@ -127,9 +135,10 @@ def stage3(batch: Batch, at: Context) -> Losses:
 
     image = image_condition(animator.config, at.vae, at.image_encoder, batch["identity"], x0.shape[2])
 
-    between = animator.config.denoiser.sigma_range
-    levels: Any = {"mean": cfg.sigma_mean, "std": cfg.sigma_std, "shift": cfg.shift, "between": between}
-    sigma = flow.draw_sigma(at.dice, **levels).to(x0)
+    if at.noise_level is None:
+        sigma = flow.draw_sigma(at.dice, **cfg.noise(animator.config.denoiser.sigma_range)).to(x0)
+    else:
+        sigma = x0.new_full((len(x0),), at.noise_level)
     noise = at.dice.randn(*x0.shape[1:]).to(x0)
     noisy = flow.add_noise(x0, noise, sigma)
     out = animator.denoise(noisy, sigma, identity, tokens, expression, image)
@@ -193,8 +202,10 @@ class TrainingModule(nn.Module):
         """The image encoder, or None for a base without one."""
         return self._outside[1]
 
-    def forward(self, batch: Batch, dice: Dice, step: int) -> Losses:
+    def forward(self, batch: Batch, dice: Dice, step: int, noise_level: float | None = None) -> Losses:
         """A batch's losses (see imanim.data.stream.Batch) at a step (0 = the first), with the dice of its samples.
+
+        ``noise_level``: stage 3's, instead of one drawn for each sample.
 
         The driving side comes augmented already; stage 1 augments the target's frames itself while training.
         """
@@ -202,7 +213,7 @@ class TrainingModule(nn.Module):
             if frozen is not None:
                 frozen.to(batch["driving"].device)
         progress = min(1.0, step / max(1, self.total_steps))
-        at = Context(self.animator, self.vae, self.image_encoder, self.cfg, dice, progress, self.training)
+        at = Context(self.animator, self.vae, self.image_encoder, self.cfg, dice, progress, self.training, noise_level)
         return STAGES[self.stage](batch, at)
 
 

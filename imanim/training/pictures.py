@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -89,6 +90,21 @@ def filmstrip(
         draw.text((MARGIN_PX, MARGIN_PX), "character", fill=(230, 230, 230))
         sheet.paste(_image(still), (MARGIN_PX, MARGIN_PX + LABEL_PX))
     return np.asarray(sheet)
+
+
+def side_by_side(rows: Sequence[Tensor]) -> np.ndarray:
+    """Clips [T,3,H,W] in [0,1], of one size, beside each other: uint8 [T,H,W',3], its sides even as video files want them."""
+    joined = torch.cat([row.detach().float().cpu() for row in rows], -1)
+    joined = F.pad(joined, (0, joined.shape[-1] % 2, 0, joined.shape[-2] % 2))
+    return (joined.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def as_gif(clip: np.ndarray, fps: float) -> bytes:
+    """A clip uint8 [T,H,W,3] as an animated GIF, which is what TensorBoard plays."""
+    frames = [Image.fromarray(frame) for frame in clip]
+    out = io.BytesIO()
+    frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    return out.getvalue()
 
 
 def _image(frame: Tensor) -> Image.Image:

@@ -22,6 +22,7 @@ from imanim.models import conditioning, files, sizes
 from imanim.models.animator import Animator, initialise_joint_prior
 from imanim.models.config import AnimatorConfig
 from imanim.models.joints import joint_weight
+from imanim.revision import revision
 from imanim.training import checkpoint
 from imanim.training.config import TrainConfig
 from imanim.training.ema import Ema
@@ -161,7 +162,7 @@ def provenance(cfg: TrainConfig, model: AnimatorConfig) -> dict[str, Any]:
     return {
         "config": config.to_dict(cfg),
         "model": config.to_dict(model),
-        "versions": {"imanim": imanim.__version__, **versions},
+        "versions": {"imanim": imanim.__version__, "commit": revision(), **versions},
     }
 
 

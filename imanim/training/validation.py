@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,51 +17,71 @@ from imanim.data.dice import Dice
 from imanim.data.stream import Batch
 from imanim.models.autoencoder import decode_video, encode_image, encode_video
 from imanim.models.conditioning import image_condition
-from imanim.training import batches, pictures
+from imanim.training import batches, flow, pictures
 from imanim.training.config import TrainConfig
 from imanim.training.engine import arithmetic
 from imanim.training.flow import add_noise, euler
 from imanim.training.objective import TrainingModule
-from imanim.training.stop import Stopper
+
+if TYPE_CHECKING:
+    from imanim.training.loop import Run
 
 
 @torch.no_grad()
-def measure(
-    engine: Any, held_out: list[Batch], cfg: TrainConfig, device: torch.device, step: int, stopper: Stopper
-) -> dict[str, float] | None:
+def measure(run: Run, step: int) -> dict[str, float] | None:
     """The mean of each loss and metric over the held-out batches of all ranks. ``step`` sets the phase, not the noise.
+
+    In stage 3 each batch is measured at ``monitor.noise_levels`` fixed levels: means over these, and ``flow_at_SIGMA`` of each.
+    Every rank runs the model equally often.
 
     None when the run is preempted meanwhile: it has seconds to save, and half a validation is none.
     """
-    sums: dict[str, float] = {}
-    with evaluating(engine):
-        for i, batch in enumerate(held_out):
-            if stopper.poll(device):
+    levels, sums = _levels(run), defaultdict[str, float](float)
+    share = 1 / (len(run.validation) * len(levels))
+    with evaluating(run.engine):
+        for i, level in itertools.product(range(len(run.validation)), levels):
+            run.watch.mark("validates")
+            if run.stopper.poll(run.device):
                 return None
-            dice = batches.validation_dice(cfg, i)
-            losses = engine(batches.to_device(batch, device), dice, step)
+            batch = batches.to_device(run.validation[i], run.device)
+            losses = run.engine(batch, batches.validation_dice(run.cfg, i), step, level)
             for name, value in {"loss": losses.total, **losses.terms}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) / len(held_out)
-    return distributed.mean_over_ranks(sums, device)
+                sums[name] += float(value) * share
+            if level is not None:
+                sums[f"flow_at_{level:.2f}"] += float(losses.terms["flow"]) / len(run.validation)
+    return distributed.mean_over_ranks(sums, run.device)
+
+
+def _levels(run: Run) -> list[float] | list[None]:
+    if run.cfg.stage < 3:
+        return [None]
+    noise = run.cfg.objective.noise(run.sizes.denoiser.sigma_range)
+    return flow.quantile_levels(run.cfg.monitor.noise_levels, **noise)
+
+
+class Sheet(NamedTuple):
+    """A validation sample to look at: a filmstrip uint8 [height,width,3], and its rows side by side as a clip [T,H,W,3]."""
+
+    strip: np.ndarray
+    clip: np.ndarray
 
 
 @torch.no_grad()
-def filmstrips(
-    engine: Any, module: TrainingModule, batch: Batch, cfg: TrainConfig, device: torch.device
-) -> list[np.ndarray]:
-    """One picture a sample (up to ``picture_samples``): what the model was shown, what it says, the truth.
+def filmstrips(run: Run) -> list[Sheet]:
+    """One of each sample (up to ``picture_samples``): what the model was shown, what it says, the truth.
 
     Every rank runs the model (ZeRO-3 gathers weights from all of them); only the first rank's pictures are used.
     """
-    few = {name: value[: cfg.monitor.picture_samples] for name, value in batch.items()}
-    few = batches.to_device(few, device)
-    with evaluating(engine), arithmetic(cfg, device):
-        rows = ROWS[cfg.stage](module, few, cfg)
-    still = None if cfg.stage == 1 else few["identity"]
-    return [
-        pictures.filmstrip({name: row[i] for name, row in rows.items()}, None if still is None else still[i])
-        for i in range(len(few["keys"]))
-    ]
+    few = {name: value[: run.cfg.monitor.picture_samples] for name, value in run.validation[0].items()}
+    few = batches.to_device(few, run.device)
+    with evaluating(run.engine), arithmetic(run.cfg, run.device):
+        rows = ROWS[run.cfg.stage](run.module, few, run.cfg)
+    sheets = []
+    for i in range(len(few["keys"])):
+        mine = {name: row[i] for name, row in rows.items()}
+        strip = pictures.filmstrip(mine, None if run.cfg.stage == 1 else few["identity"][i])
+        sheets.append(Sheet(strip, pictures.side_by_side(list(mine.values()))))
+    return sheets
 
 
 def motion_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from imanim.errors import InputError
 from imanim.models import files
 from imanim.models.animator import Animator
 from imanim.models.config import AnimatorConfig
-from imanim.training import checkpoint, engine, fragments, transfer
+from imanim.training import checkpoint, engine, transfer
 from imanim.training.config import TrainConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
@@ -32,6 +32,8 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A world of one without a process group."""
     monkeypatch.setattr(distributed, "barrier", lambda: None)
     monkeypatch.setattr(distributed, "gather", lambda value: [value])
+    monkeypatch.setattr(distributed, "from_first", lambda value: value)
+    monkeypatch.setattr(distributed, "tell", lambda *values, device: [[float(value)] for value in values])
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -60,8 +62,10 @@ def train(animator: Animator, engine: Alone, steps: int) -> None:
 
 def save(output: Path, step: int, keep: int = 2, animator: Animator | None = None, engine: Alone | None = None) -> Path:
     animator = animator or small_animator()
-    state = {"step": step, "stage": 1, "identity": IDENTITY}
-    return checkpoint.save(engine or Alone(animator), animator, output, state, None, keep=keep)
+    writer = checkpoint.Writer(output, keep=keep)
+    writer.take(engine or Alone(animator), animator, {"step": step, "stage": 1, "identity": IDENTITY}, None)
+    writer.finish(torch.device("cpu"))
+    return output / "checkpoints" / f"step-{step:06d}"
 
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path, alone: None):
@@ -123,24 +127,45 @@ def test_a_damaged_file_is_found_by_its_hash_before_anything_is_changed(
     assert all(torch.equal(value, before[key]) for key, value in animator.state_dict().items())
 
 
+def test_what_is_written_is_what_was_there_when_it_was_taken(tmp_path: Path, alone: None):
+    """The files are written while the run goes on."""
+    animator = small_animator()
+    engine, writer = Alone(animator), checkpoint.Writer(tmp_path, keep=2)
+    train(animator, engine, 1)
+    then = {name: value.clone() for name, value in animator.state_dict().items()}
+    writer.take(engine, animator, {"step": 1, "stage": 1, "identity": IDENTITY}, None)
+    train(animator, engine, 1)
+    animator.codebook.uses.fill_(7)
+    assert writer.condition in (writer.BUSY, writer.DONE) and checkpoint.newest(tmp_path) is None
+    writer.settle([float(writer.BUSY)])
+    assert checkpoint.newest(tmp_path) is None, "another rank is still writing"
+    writer.finish(torch.device("cpu"))
+    assert writer.condition == writer.IDLE
+    again, found = small_animator(), checkpoint.newest(tmp_path)
+    assert found is not None
+    checkpoint.load(Alone(again), again, found, None)
+    assert all(torch.equal(value, then[name]) for name, value in again.state_dict().items())
+    assert not torch.equal(animator.codebook.uses, then["codebook.uses"])
+
+
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch):
     save(tmp_path, 1)
 
-    def refuse(path: Path, found: object) -> None:
+    def refuse(tensors: object, path: Path) -> None:
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(fragments, "write", refuse)
-    with pytest.raises(InputError, match="could not be written"):
+    monkeypatch.setattr(checkpoint, "save_file", refuse)
+    with pytest.raises(InputError, match=r"could not be written .*No space left"):
         save(tmp_path, 2)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
 
 
 def test_a_defect_of_ours_is_not_called_a_full_disk(tmp_path: Path, alone: None, monkeypatch: pytest.MonkeyPatch):
-    def fail(path: Path, found: object) -> None:
+    def fail(tensors: object, path: Path) -> None:
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(fragments, "write", fail)
+    monkeypatch.setattr(checkpoint, "save_file", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
         save(tmp_path, 1)
 

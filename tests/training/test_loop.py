@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -10,21 +11,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toy
+from PIL import Image
 
 from imanim import distributed
 from imanim.config import load
 from imanim.data.augment import mirror
 from imanim.data.shards import ShardSet
-from imanim.errors import InputError
-from imanim.training import batches, loop, pictures, plan, validation
-from imanim.training import engine as engines
+from imanim.errors import InputError, NotFiniteError
+from imanim.models.config import AnimatorConfig
+from imanim.training import batches, checkpoint, loop, pictures, plan, transfer, utilisation, validation
 from imanim.training.config import AugmentConfig, TrainConfig
+from imanim.training.guard import Guard
 from imanim.training.monitor import Monitor, read_metrics
 from imanim.training.objective import Losses
 from imanim.training.stop import Stopper
+from imanim.training.watch import Watch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -43,6 +48,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(distributed, "any_rank", lambda *flags, device: list(flags))
+    monkeypatch.setattr(distributed, "tell", lambda *values, device: [[float(value)] for value in values])
     monkeypatch.setattr(distributed, "mean_over_ranks", lambda values, device: dict(values))
     monkeypatch.setattr(distributed, "gather", lambda value: [value])
 
@@ -50,6 +56,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def config(folder: Path, output: Path, *overrides: str) -> TrainConfig:
     always = [f"data.train={folder / 'shards'}", f"model={folder / 'toy.yaml'}", f"output={output}", "data.workers=0"]
     return load(TrainConfig, CONFIGS / "stage1.yaml", [*always, "batch.global_size=4", *overrides])
+
+
+def sizes_of(cfg: TrainConfig) -> AnimatorConfig:
+    return transfer.model_config(cfg)
 
 
 class CountingEngine:
@@ -74,7 +84,7 @@ class CountingEngine:
         return self.norm
 
 
-def make_run(cfg: TrainConfig, engine: CountingEngine, shards: ShardSet) -> loop.Run:
+def make_run(cfg: TrainConfig, engine: CountingEngine, shards: ShardSet, moving: dict | None = None) -> loop.Run:
     planned = plan.make(cfg)
     Path(cfg.output).mkdir(parents=True, exist_ok=True)
     return loop.Run(
@@ -86,8 +96,11 @@ def make_run(cfg: TrainConfig, engine: CountingEngine, shards: ShardSet) -> loop
         ema=None,
         feed=batches.training_batches(cfg, planned.sizes, shards, 0),
         validation=[],
-        monitor=Monitor(cfg, torch.device("cpu"), 0, toy.FRAMES),
+        monitor=Monitor(cfg, planned.sizes, torch.device("cpu"), 0),
         stopper=Stopper(None),
+        guard=Guard(cfg.failures, cfg.output, moving or {}),
+        watch=Watch(cfg.failures.timeout_sec),
+        writer=checkpoint.Writer(cfg.output, keep=2),
         identity=planned.identity,
         origin={},
         start=0,
@@ -108,21 +121,62 @@ def test_gradients_accumulate_over_the_micro_batches_of_a_step(folder, shards, t
     assert engine.calls == ["backward", "step", "backward", "step"]
 
 
-def test_a_loss_that_is_not_finite_stops_before_backward_and_names_step_and_samples(folder, shards, tmp_path, alone):
-    engine = CountingEngine([math.nan])
-    run = make_run(config(folder, tmp_path / "run"), engine, shards)
+def test_a_loss_that_is_not_finite_is_left_out_and_written_down(folder, shards, tmp_path, alone, capsys):
+    """One NaN in a step of two micro-batches: no optimizer step, no trace in the codebook, keys and numbers in a file."""
+    engine = CountingEngine([1.0, math.nan])
+    codebook = torch.ones(3)
+    run = make_run(config(folder, tmp_path / "run", "batch.micro_size=2"), engine, shards, {"sums": codebook})
+    loop.accumulate_gradients(run, 7)
+    codebook += 5
+    engine.norm = math.inf  # what ZeRO's optimizers say of a gradient that they dropped
+    run.ema = SimpleNamespace(update=lambda step: pytest.fail("the average took in a step that was left out"))  # type: ignore[assignment]
+    assert loop.take_step(run, 7)["all"] == math.inf
+    assert torch.equal(codebook, torch.ones(3))
+    assert (run.guard.skipped, run.guard.in_a_row) == (1, 1)
+    said = capsys.readouterr().out
+    assert "warning: step 8 was left out: the loss is not finite (rank 0: samples train-0" in said
+    written = json.loads((tmp_path / "run" / "failures" / "step-000008.json").read_text())
+    good, bad = written["ranks"][0]["micro_batches"]
+    assert (written["step"], good["loss"], bad["loss"], written["gradient_norm"]) == (8, 1.0, None, None)
+    assert len(bad["keys"]) == 2 and bad["batch"]["driving"]["finite"] == 1.0
+    assert run.monitor._count == 1  # the mean loss of the log is of the finite ones
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run_and_a_good_one_between_them_does_not(folder, shards, tmp_path, alone):
+    run = make_run(
+        config(folder, tmp_path / "run", "failures.skip_in_a_row=1"), CountingEngine([1.0] * 9, norm=math.inf), shards
+    )
+    steps = iter(range(100))
+
+    def step(norm: float) -> None:
+        run.engine.norm = norm
+        number = next(steps)
+        loop.accumulate_gradients(run, number)
+        loop.take_step(run, number)
+
+    for norm in (math.inf, 1.0, math.nan, 1.0, math.inf):
+        step(norm)
+    assert (run.guard.skipped, run.guard.in_a_row) == (3, 1)
     with pytest.raises(
-        InputError,
-        match=r"step 8: the loss is not finite \(rank 0: samples train-0.*\); stopped, nothing was saved yet",
+        NotFiniteError, match=r"step 6, 2 in a row: the gradient .* nothing was saved yet.* since step 4;"
     ):
-        loop.accumulate_gradients(run, 7)
-    assert engine.calls == []
+        step(math.inf)
 
 
-def test_a_gradient_that_is_not_finite_ends_the_run(folder, shards, tmp_path, alone):
-    run = make_run(config(folder, tmp_path / "run"), CountingEngine([1.0], norm=math.inf), shards)
-    with pytest.raises(InputError, match="step 1: the gradient is not finite"):
-        loop.take_step(run, 0)
+def test_a_loss_that_leaps_is_said_with_its_rank(folder, shards, tmp_path, alone):
+    cfg = config(folder, tmp_path / "run", "failures.spike_window=4", "failures.spike_factor=3")
+    guard = Guard(cfg.failures, tmp_path, {})
+    batch = {"keys": ["a"]}
+    said = []
+    for step, loss in enumerate([100.0, 1.0, 1.1, 0.9, 1.0, 5.0, 1.0]):
+        guard.begin()
+        guard.look(batch, Losses(torch.tensor(loss), {}), [loss])
+        said.append(guard.spike(step))
+    assert [step for step, text in enumerate(said) if text] == [5] and guard.spikes == 1
+    assert said[5] is not None and "step 6: loss 5 is 5.0 times the median of the last 4 steps (1)" in said[5]
+    again = Guard(cfg.failures, tmp_path, {})
+    again.load(json.loads(json.dumps(guard.state())))
+    assert again.state() == guard.state()
 
 
 def test_a_signal_is_taken_up_at_the_end_of_the_step(folder, shards, tmp_path, alone):
@@ -145,15 +199,18 @@ def test_a_signal_during_validation_leaves_the_validation(alone):
 
         def train(self) -> None: ...
 
-        def __call__(self, batch: dict[str, Any], dice: Any, step: int) -> Losses:
+        def __call__(self, batch: dict[str, Any], dice: Any, step: int, noise_level: None) -> Losses:
             measured.append(batch["number"])
             if batch["number"] == 1:
                 os.kill(os.getpid(), signal.SIGUSR1)
             return Losses(torch.tensor(1.0), {})
 
-    cfg = SimpleNamespace(seed=0, batch=SimpleNamespace(cut=lambda ranks: (1, 1)))
+    cfg = SimpleNamespace(seed=0, stage=1, batch=SimpleNamespace(cut=lambda ranks: (1, 1)))
     held_out = [{"number": i, "keys": []} for i in range(5)]
-    found = validation.measure(Engine([]), held_out, cfg, torch.device("cpu"), 0, stopper)  # type: ignore[arg-type]
+    run: Any = SimpleNamespace(
+        engine=Engine([]), validation=held_out, cfg=cfg, device=torch.device("cpu"), stopper=stopper, watch=Watch(60)
+    )
+    found = validation.measure(run, 0)
     stopper.close()
     assert found is None and measured == [0, 1] and stopper.preempted
 
@@ -221,19 +278,26 @@ def test_a_resumed_monitor_forgets_the_steps_that_will_be_done_again(folder, tmp
     cfg = config(folder, tmp_path, "monitor.tensorboard=false")
     rows = "".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (1, 2, 3))
     (tmp_path / "metrics.jsonl").write_text(rows + '{"step": 4, "lo')
-    Monitor(cfg, torch.device("cpu"), 2, toy.FRAMES)
+    Monitor(cfg, sizes_of(cfg), torch.device("cpu"), 2)
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
 def test_the_monitor_writes_means_rates_and_throughput(folder, tmp_path, alone, capsys):
-    cfg = config(folder, tmp_path, "max_steps=4")
-    monitor = Monitor(cfg, torch.device("cpu"), 0, toy.FRAMES)
+    cfg = config(folder, tmp_path, "max_steps=4", "monitor.peak_tflops=0.5")
+    monitor = Monitor(cfg, sizes_of(cfg), torch.device("cpu"), 0)
     for value in (1.0, 3.0):
         monitor.record(torch.tensor(value), {"vq": torch.tensor(0.5)}, 0.01)
-    monitor.log(2, {"denoiser": 1e-3}, 0.7, 0)
+    monitor.log(2, {"denoiser": 1e-3}, {"all": 0.7, "denoiser": math.inf}, {"skipped_steps": 3})
     monitor.close()
     (row,) = read_metrics(tmp_path)
     assert (row["step"], row["loss"], row["vq"], row["grad_norm"], row["lr"]) == (2, 2.0, 0.5, 0.7, {"denoiser": 1e-3})
+    assert row["grad_norms"] == {"denoiser": None} and row["skipped_steps"] == 3
+    assert row["tokens_per_sec"] == pytest.approx(toy.FRAMES * 4 * row["samples_per_sec"])
+    operations = utilisation.model_flops(cfg, sizes_of(cfg))
+    assert (
+        row["model_flop_utilisation"] == pytest.approx(row["samples_per_sec"] * operations / 0.5e12)
+        and operations > 1e6
+    )
     assert row["frames_per_sec"] == pytest.approx(toy.FRAMES * row["samples_per_sec"])
     assert list((tmp_path / "tensorboard").iterdir())
     assert "step 2/4  loss 2.0000" in capsys.readouterr().out
@@ -253,12 +317,9 @@ def test_a_filmstrip_has_a_row_a_clip_and_a_column_a_frame():
     assert pictures.chosen_frames(17) == [0, 3, 6, 10, 13, 16] and pictures.chosen_frames(1) == [0]
 
 
-def test_without_zero_a_gradient_that_is_not_finite_does_not_reach_the_optimizer():
-    engine = CountingEngine([])
-    engine.optimizer = SimpleNamespace()
-    weight = torch.nn.Parameter(torch.zeros(2))
-    engine.module = torch.nn.ParameterList([weight])
-    weight.grad = torch.tensor([3.0, 4.0])
-    assert engines.step(engine) == pytest.approx(5.0) and engine.calls == ["step"]
-    weight.grad = torch.tensor([math.nan, 0.0])
-    assert math.isnan(engines.step(engine)) and engine.calls == ["step"]
+def test_a_clip_is_as_wide_as_its_rows_and_becomes_a_moving_picture():
+    rows = [torch.rand(5, 3, 21, 11), torch.rand(5, 3, 21, 10)]
+    clip = pictures.side_by_side(rows)
+    assert clip.shape == (5, 22, 22, 3) and clip.dtype == np.uint8
+    with Image.open(io.BytesIO(pictures.as_gif(clip, 12))) as gif:
+        assert gif.n_frames == 5
