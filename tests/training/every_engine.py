@@ -81,12 +81,15 @@ def examine(folder: Path, output: str, zero: int, precision: str) -> dict[str, A
         resumed = equal(uninterrupted, whole(run))
         skipped = run.guard.skipped
     return {
-        **{
-            "parts_over_all": parts,
-            "norm_of_the_spoilt": second["all"] if math.isfinite(second["all"]) else "not finite",
-        },
-        **{"unchanged": unchanged, "average_off": off, "swapped": swapped, "back": back, "started": started},
-        **{"resumed": resumed, "skipped": skipped},
+        "parts_over_all": parts,
+        "norm_of_the_spoilt": second["all"] if math.isfinite(second["all"]) else "not finite",
+        "unchanged": unchanged,
+        "average_off": off,
+        "swapped": swapped,
+        "back": back,
+        "started": started,
+        "resumed": resumed,
+        "skipped": skipped,
     }
 
 
