@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import toy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 
@@ -19,6 +22,7 @@ from sizes import mini
 from imanim import distributed
 from imanim.models.animator import Animator
 from imanim.training import checkpoint
+from imanim.training.monitor import read_metrics
 
 KILLS = 20
 
@@ -103,3 +107,25 @@ def test_twenty_kills_lose_nothing_that_was_saved(tmp_path: Path, monkeypatch: p
         ours, theirs = animator.state_dict(), reference[0].state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert len(checkpoint.complete(tmp_path)) <= 3  # a kill may come between the rename and the pruning
+
+
+def test_twenty_kills_of_one_rank_of_two_change_nothing_about_the_run(tmp_path: Path):
+    """A life ends with a kill -9 of one rank, while steps are taken or a checkpoint is being written; the losses are those of an
+    undisturbed run, step for step."""
+    toy.write_model(tmp_path)
+    toy.write_shards(tmp_path / "shards")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("killed_ranks.py")), str(tmp_path), str(KILLS)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["lost"] == 0, "a checkpoint that was whole has gone"
+    killed, undisturbed = (
+        {row["step"]: row["loss"] for row in read_metrics(tmp_path / name)} for name in ("killed", "undisturbed")
+    )
+    assert list(killed) == list(range(1, found["steps"] + 1)) and killed == undisturbed
+    assert found["steps"] > 2 * KILLS

@@ -33,7 +33,13 @@ def start(folder: Path, how: str) -> list[subprocess.Popen[str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    shared = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": "2",
+    }
     return [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder), how],
@@ -80,6 +86,8 @@ def test_one_process_that_hangs_says_what_it_was_doing(tmp_path: Path):
         "w = Watch(1.0); w.begin(); w.mark('waits for its next batch'); time.sleep(60)"
     )
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, cwd=SCRIPT.parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, cwd=SCRIPT.parents[2]
+    )
     assert done.returncode == watch.EXIT_LOST_RANK and time.monotonic() - began < 40
     assert "nothing has moved for 1 s (waits for its next batch)" in done.stderr and "File" in done.stderr
