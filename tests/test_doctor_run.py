@@ -169,13 +169,16 @@ def test_folders_of_weights_that_are_missing_are_named(folder: Path, tmp_path: P
 
 
 def test_a_run_that_does_not_fit_on_the_disk_or_in_memory_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    disk, memory = settings.check_room(situation(folder))
-    assert (disk.level, memory.level) == (OK, OK)
+    assert [f.level for f in settings.check_room(situation(folder))] == [OK, OK, OK]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
     monkeypatch.setattr(settings, "available_bytes", lambda: (1000, 1000))
-    disk, memory = settings.check_room(situation(folder))
-    assert (disk.level, memory.level) == (PROBLEM, PROBLEM)
+    disk, memory, shared = settings.check_room(situation(folder, "data.workers=3"))
+    assert [disk.level, memory.level, shared.level] == [PROBLEM] * 3
     assert "monitor.keep=1" in disk.remedy and "1 ranks of this machine" in memory.found
+    # 5 frames of 48x32, driver and target, 8 samples a batch, 2 batches a worker.
+    need = findings.size(2 * 5 * 3 * 48 * 32 * 4 * 8 * 2 * 3)
+    assert shared.found.startswith(f"3 workers keep 2 batches each: {need} of shared") and "--shm-size" in shared.remedy
+    assert len(list(settings.check_room(situation(folder, "data.workers=0")))) == 2
 
 
 def test_checkpoints_are_as_large_as_was_said(folder: Path):
@@ -188,6 +191,6 @@ def test_checkpoints_are_as_large_as_was_said(folder: Path):
     trained = sum(p.numel() for p in animator.parameters() if p.requires_grad)
     others = sum(p.numel() for p in [*animator.parameters(), *animator.buffers()]) - trained
     one = 12 * trained + 4 * others
-    disk, _ = settings.check_room(situation(folder))
+    disk, *_ = settings.check_room(situation(folder))
     expected = findings.size(3 * one + 8 * (trained + others))
     assert disk.found.startswith(f"3 checkpoints and the model take up to {expected} of")

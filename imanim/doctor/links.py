@@ -19,6 +19,7 @@ from imanim.errors import InputError
 
 REMEDIES = {
     "start": "importing torch takes that long: a slow disk or network file system; copy the environment to a local disk",
+    "device": "one rank a GPU: start fewer ranks (--num_gpus, --nproc_per_node, --ntasks-per-node) or change CUDA_VISIBLE_DEVICES",
     "address": "MASTER_ADDR must be the first rank's machine, its name must resolve here, and no firewall may close MASTER_PORT",
     "ranks": "look at what the missing ranks print; start as many processes as WORLD_SIZE says",
     "group": "a firewall between the machines, or the wrong network: set {socket}=INTERFACE (see `ip addr`) on all of them{nccl}",

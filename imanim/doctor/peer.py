@@ -36,20 +36,24 @@ class Peer:
     def say(self, **what: Any) -> None:
         print(json.dumps(what), file=self.told, flush=True)
 
-    def run(self, facts: dict[str, Any]) -> None:
+    def run(self) -> None:
         """All stages; says the result, then hands over what comes in on standard input and says what the others handed over."""
+        self.say(stage="start")
+        import torch
         from torch import distributed as dist
 
+        self.say(stage="device")
+        device = self._device()
+        mine = facts(device)
         self.say(stage="address")
         self.store = dist.PrefixStore("imanim-doctor", self._connect())
         self.say(stage="ranks")
-        self._tell("facts", facts)
+        self._tell("facts", mine)
         missing = self._wait("facts", self.limit)
         if missing:
             self.say(missing=missing)
             return
         everyone = self._hear("facts")
-        device = self._device()
         self.say(stage="group", backend=BACKENDS[device.type])
         dist.init_process_group(
             BACKENDS[device.type],
@@ -57,12 +61,15 @@ class Peer:
             rank=self.rank,
             world_size=self.world,
             timeout=self.limit,
+            device_id=device if device.type == "cuda" else None,
         )
         dist.barrier()
         self.say(stage="all-reduce")
         reduce = self._slowest("all-reduce", self._all_reduce(device))
         self.say(stage="broadcast")
         broadcast = self._slowest("broadcast", self._broadcast(device))
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the check of GPUs is to see what others use
         self.say(stage="clock")
         clocks = self._clocks()
         what = {"backend": BACKENDS[device.type], "all-reduce": reduce, "broadcast": broadcast}
@@ -204,7 +211,7 @@ class Peer:
         return [statistics.median(a - b for a, b in zip(times, everyone[0])) for times in everyone]
 
 
-def facts() -> dict[str, Any]:
+def facts(device: torch.device) -> dict[str, Any]:
     """What ranks should have in common (``versions``, ``revision``, ``device``), and where this one is."""
     import platform
     from importlib import metadata
@@ -222,20 +229,18 @@ def facts() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    gpu = torch.cuda.is_available()
-    if gpu:
+    if device.type == "cuda":
         versions["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
-    device = torch.cuda.get_device_name(int(os.environ.get("LOCAL_RANK", "0"))) if gpu else "CPU"
-    return {"host": hostname(), "versions": versions, "revision": revision(), "device": device}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {"host": hostname(), "versions": versions, "revision": revision(), "device": name}
 
 
 def main(words: list[str]) -> int:
     descriptor, limit_sec = int(words[0]), float(words[1])
     with os.fdopen(descriptor, "w") as told:
         peer = Peer(told, limit_sec)
-        peer.say(stage="start")
         try:
-            peer.run(facts())
+            peer.run()
         except Exception as error:
             peer.say(error=f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0]}")
             raise

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 FP32 = 4
 ADAMW = 3 * FP32
 """Bytes of a trained parameter in a checkpoint: float32 weight and AdamW's two averages."""
+PREFETCHED = 2
+"""Batches that a worker of the loader has ready (imanim.data.stream)."""
 
 
 def load(situation: Situation) -> TrainConfig | None:
@@ -149,7 +151,8 @@ def _check_kernel(cfg: TrainConfig, model: AnimatorConfig) -> Iterator[Finding]:
 
 
 def check_room(situation: Situation) -> Iterator[Finding]:
-    """Whether checkpoints fit on the output's disk and the whole model, which every rank builds first, in the memory."""
+    """Whether checkpoints fit on the output's disk, the whole model, which every rank builds first, in the memory, and the
+    loader's batches in shared memory."""
     import torch
 
     from imanim.training import transfer
@@ -169,6 +172,7 @@ def check_room(situation: Situation) -> Iterator[Finding]:
     kept = sum(t.numel() for name, t in tensors.items() if name not in animator.unsaved)
     yield _disk(situation, cfg, kept, trained)
     yield _memory(situation, every)
+    yield from _batches(situation, cfg, model)
 
 
 def _disk(situation: Situation, cfg: TrainConfig, kept: int, trained: int) -> Finding:
@@ -194,3 +198,21 @@ def _memory(situation: Situation, every: int) -> Finding:
             f"{text} of memory, {size(free)} are free", "fewer ranks a machine, or a machine with more memory"
         )
     return well(f"{text} of memory (`imanim plan` forecasts the GPUs')")
+
+
+def _batches(situation: Situation, cfg: TrainConfig, model: AnimatorConfig) -> Iterator[Finding]:
+    micro, _ = cfg.batch.cut(situation.place.world_size)
+    if not (micro and cfg.data.workers and situation.shm.is_dir()):
+        return
+    # A sample's driver and target as float32 [T,3,H,W]; what else it holds is small.
+    sample = 2 * model.frames * 3 * model.height * model.width * FP32
+    workers = cfg.data.workers * situation.place.local_world_size
+    need, free = sample * micro * PREFETCHED * workers, shutil.disk_usage(situation.shm).free
+    text = f"{workers} workers keep {PREFETCHED} batches each: {size(need)} of shared memory"
+    if need > free:
+        yield problem(
+            f"{text}, {size(free)} are free in {situation.shm}",
+            "docker run --shm-size (or --ipc host), fewer data.workers, or data.workers=0",
+        )
+    else:
+        yield well(text)

@@ -145,11 +145,12 @@ def check_arithmetic(situation: Situation) -> Iterator[Finding]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = 4096 if device.type == "cuda" else 384
     a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    exact, speed = a.cpu().double() @ b.cpu().double(), {}
+    rows, speed = slice(64), {}
+    exact = a[rows].cpu().double() @ b.cpu().double()
     for dtype, allowed in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2)):
         name = str(dtype).removeprefix("torch.")
         x, y = a.to(dtype), b.to(dtype)
-        off = float(((x @ y).cpu().double() - exact).abs().max() / exact.abs().max())
+        off = float(((x @ y)[rows].cpu().double() - exact).abs().max() / exact.abs().max())
         if not off < allowed:
             yield problem(
                 f"{name} on {device.type}: a product is off by {off:.1%}", "this device computes wrongly; use another"
