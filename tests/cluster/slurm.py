@@ -16,6 +16,7 @@ from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
 FIRST_PORT = 17870
+ROOT = Path(__file__).resolve().parents[2]
 
 # cred_expire: a requeued job waits until its old credentials have expired, by default two minutes.
 CONFIG = """\
@@ -84,6 +85,32 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
                 daemon.terminate()
             for daemon in running:
                 daemon.wait(30)
+
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+
+def submit(env: dict[str, str], *words: str) -> int:
+    """The job's number. Raises AssertionError with what sbatch says when it refuses."""
+    done = subprocess.run(
+        ["sbatch", "--parsable", *words], env=env, capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def state(env: dict[str, str], job: int) -> str:
+    """``PENDING``, ``RUNNING``, ``COMPLETED``, ...; ``?`` when Slurm does not know the job."""
+    shown = ask(env, "scontrol", "show", "job", str(job))
+    return shown.partition("JobState=")[2].split()[0] if "JobState=" in shown else "?"
+
+
+def run(env: dict[str, str], log: Path, seconds: float, *words: str) -> str:
+    """Submits a job, waits for its end and returns what it printed. Raises AssertionError when it failed."""
+    job = submit(env, "--output", str(log), *words)
+    wait_for(lambda: state(env, job) in ENDED, seconds)
+    assert state(env, job) == "COMPLETED", log.read_text()[-3000:]
+    return log.read_text()
 
 
 def ask(env: dict[str, str], *command: str) -> str:

@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import slurm
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "training"))
-
-import toy  # noqa: E402
-
-from imanim.training.monitor import read_metrics  # noqa: E402
+from imanim.training.monitor import read_metrics
 
 STEPS = 60
 
 pytestmark = pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing() or "runs")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cluster")
-    toy.write_model(path)
-    toy.write_shards(path / "shards")
-    return path
-
-
-@pytest.fixture(scope="module")
-def env(folder: Path) -> Iterator[dict[str, str]]:
-    with slurm.cluster(folder / "slurm") as found:
-        # Two nodes on one machine: their names do not resolve, and there is no GPU to see.
-        alone = {"MASTER_ADDR": "127.0.0.1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        yield {**found, **alone, "IMANIM_PYTHON": sys.executable}
-
-
-def submit(env: dict[str, str], *words: str) -> int:
-    done = subprocess.run(
-        ["sbatch", "--parsable", *words], env=env, capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
 
 
 def training(folder: Path, output: str) -> list[str]:
@@ -68,27 +37,22 @@ def training(folder: Path, output: str) -> list[str]:
     return [*where, "launchers/slurm/train.sbatch", "--config", "configs/stage1.yaml", *words]
 
 
-def state(env: dict[str, str], job: int) -> str:
-    shown = slurm.ask(env, "scontrol", "show", "job", str(job))
-    return shown.partition("JobState=")[2].split()[0] if "JobState=" in shown else "?"
-
-
 def losses(folder: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in read_metrics(folder) if "loss" in row}
 
 
 def test_a_preempted_run_saves_is_requeued_and_ends_as_if_nothing_had_happened(folder: Path, env: dict[str, str]):
-    whole = submit(env, *training(folder, "whole"))
-    slurm.wait_for(lambda: state(env, whole) in ("COMPLETED", "FAILED"), 180)
-    assert state(env, whole) == "COMPLETED", (folder / "whole.log").read_text()[-2000:]
+    whole = slurm.submit(env, *training(folder, "whole"))
+    slurm.wait_for(lambda: slurm.state(env, whole) in ("COMPLETED", "FAILED"), 180)
+    assert slurm.state(env, whole) == "COMPLETED", (folder / "whole.log").read_text()[-2000:]
 
-    cut, log = submit(env, *training(folder, "cut")), folder / "cut.log"
+    cut, log = slurm.submit(env, *training(folder, "cut")), folder / "cut.log"
     slurm.wait_for(lambda: log.is_file() and "step 7/" in log.read_text(), 120)
-    urgent = submit(
+    urgent = slurm.submit(
         env, "--partition", "high", "--nodes", "2", "--exclusive", "--output", "/dev/null", "--wrap", "sleep 1"
     )
-    slurm.wait_for(lambda: state(env, urgent) == "COMPLETED", 120)
-    slurm.wait_for(lambda: state(env, cut) == "COMPLETED", 240)
+    slurm.wait_for(lambda: slurm.state(env, urgent) == "COMPLETED", 120)
+    slurm.wait_for(lambda: slurm.state(env, cut) == "COMPLETED", 240)
 
     said = log.read_text()
     assert "life 1, 2 ranks" in said and "life 2, 2 ranks" in said and "stopped after step" in said
@@ -100,10 +64,10 @@ def test_a_preempted_run_saves_is_requeued_and_ends_as_if_nothing_had_happened(f
 
 def test_out_of_time_a_run_asks_to_be_requeued(folder: Path, env: dict[str, str]):
     """USR1 alone, as Slurm sends it before the time limit: the job itself asks to be requeued."""
-    job, log = submit(env, *training(folder, "timed")), folder / "timed.log"
+    job, log = slurm.submit(env, *training(folder, "timed")), folder / "timed.log"
     slurm.wait_for(lambda: log.is_file() and "step 3/" in log.read_text(), 120)
     subprocess.run(["scancel", "--signal", "USR1", str(job)], env=env, check=True)
     slurm.wait_for(lambda: "saved; asking to be requeued" in log.read_text(), 60)
-    slurm.wait_for(lambda: state(env, job) == "COMPLETED", 240)
+    slurm.wait_for(lambda: slurm.state(env, job) == "COMPLETED", 240)
     assert "life 2" in log.read_text()
     assert losses(folder / "timed") == losses(folder / "whole")
