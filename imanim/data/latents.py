@@ -1,0 +1,157 @@
+"""The latent cache: what a frozen autoencoder says of a sample, kept in the sample's own shard as ``KEY.latents.safetensors``.
+
+Shapes: C latent channels, F latent frames of the clip, h,w latent grid, M tokens of the image encoder.
+
+    target_latents    [C,F,h,w]     the truth to generate, normalised as a denoiser sees it
+    identity_latents  [C,h,w]       the character
+    still_latents     [C,1+F,h,w]   image-to-video: the video that shows the character and then grey (conditioning.image_condition)
+    image_features    [M,image_dim] image-to-video with an image encoder: its output
+
+Each once more with ``_mirrored`` behind the name, when training mirrors: the pictures are mirrored first and encoded then, since an
+autoencoder's latents do not mirror. ``manifest.json`` says under ``latents`` what made them; so does every sample, so that shards
+of two caches cannot be mixed unseen. Text needs no cache here: there is one prompt, embedded once and kept with the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from imanim.errors import InputError
+
+MEMBER = "latents.safetensors"
+"""The extension of the member in a shard."""
+SCHEMA_VERSION = 1
+NAMES = ("target_latents", "identity_latents", "still_latents", "image_features")
+"""The tensors, by the names that they have in the file and in a batch."""
+MIRRORED = "_mirrored"
+"""Behind a name: of the mirrored pictures."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_STAMP = "imanim"
+_AGAIN = "make the cache again (launchers/cache.py)"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What a folder's cached latents are; ``latents`` in its manifest.
+
+    Attributes:
+        autoencoder, image_encoder: fingerprints (imanim.models.fingerprint); None without an image encoder.
+        channels: C. stride: pixels a side in one latent.
+        still: whether still_latents are there (image-to-video).
+        mirrored: whether everything is there mirrored too.
+        dtype: of the stored numbers, a key of ``DTYPES``.
+        targets_dropped: whether ``target.mp4`` was left out of the shards.
+    """
+
+    autoencoder: str
+    image_encoder: str | None
+    channels: int
+    stride: int
+    still: bool
+    mirrored: bool
+    dtype: str
+    targets_dropped: bool
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors of a sample, those of the mirrored pictures left out."""
+        there = (True, True, self.still, self.image_encoder is not None)
+        return tuple(name for name, held in zip(NAMES, there) if held)
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What each sample's file says of where it comes from."""
+        return {name: getattr(self, name) for name in ("schema", "autoencoder", "image_encoder", "dtype")}
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a loader takes of a cache.
+
+    mirrored: also the latents of the mirrored pictures (training that mirrors). truth: also the target's pixels (to look at).
+    """
+
+    cache: Cache
+    mirrored: bool
+    truth: bool
+
+
+def of(manifest: Mapping[str, Any], where: object) -> Cache | None:
+    """The cache that a folder's manifest tells of, or None. Raises InputError naming ``where`` when it is of another version."""
+    entry = manifest.get("latents")
+    if entry is None:
+        return None
+    try:
+        if entry["schema"] != SCHEMA_VERSION:
+            raise InputError(
+                f"{where}: latents of schema {entry['schema']}, this version reads {SCHEMA_VERSION}; {_AGAIN}"
+            )
+        return Cache(**entry)
+    except (TypeError, KeyError):
+        raise InputError(f"{where}: `latents` in its manifest is damaged; {_AGAIN}, or data.latents=encode") from None
+
+
+def describe(cache: Cache) -> dict[str, Any]:
+    """A cache as the manifest's JSON."""
+    return dataclasses.asdict(cache)
+
+
+def pack(tensors: Mapping[str, Tensor], cache: Cache) -> bytes:
+    """One sample's tensors (``cache.names``, mirrored too where the cache has that) as the member's bytes, in the cache's dtype."""
+    wanted = [*cache.names, *(name + MIRRORED for name in cache.names if cache.mirrored)]
+    stored = {name: tensors[name].detach().cpu().to(DTYPES[cache.dtype]).contiguous() for name in wanted}
+    # One entry: safetensors writes several in another order every time, and equal samples are to be equal bytes.
+    return save(stored, metadata={_STAMP: json.dumps(cache.stamp, sort_keys=True)})
+
+
+def unpack(
+    key: str, data: bytes | None, cache: Cache, video: tuple[int, int, int], *, mirrored: bool
+) -> dict[str, Tensor]:
+    """The tensors in one member, as they are stored.
+
+    Args:
+        key: the sample's.
+        data: the member's bytes; None when the sample has none.
+        video: latent frames F, and the pixels H,W of the clip that they must belong to.
+        mirrored: also those of the mirrored pictures.
+
+    Raises:
+        InputError: missing, damaged, made by another autoencoder than the manifest says, or of another clip.
+    """
+    if data is None:
+        raise InputError(f"sample {key}: member {MEMBER} is missing; {_AGAIN}")
+    try:
+        stamp = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        stamp = json.loads(stamp[_STAMP])
+        found = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"sample {key}: {MEMBER} is damaged ({error}); {_AGAIN}") from None
+    for name, value in cache.stamp.items():
+        if stamp.get(name) != value:
+            raise InputError(
+                f"sample {key}: {MEMBER} has {name} {stamp.get(name)}, its manifest says {value}; {_AGAIN}"
+            )
+    frames, h, w = video[0], video[1] // cache.stride, video[2] // cache.stride
+    shapes = {
+        "target_latents": (cache.channels, frames, h, w),
+        "identity_latents": (cache.channels, h, w),
+        "still_latents": (cache.channels, 1 + frames, h, w),
+    }
+    out = {}
+    for name in cache.names:
+        for whole in (name, name + MIRRORED) if mirrored else (name,):
+            if whole not in found or found[whole].shape != shapes.get(name, found[whole].shape):
+                there = list(found[whole].shape) if whole in found else "missing"
+                raise InputError(f"sample {key}: {whole} is {there}, expected {list(shapes.get(name, ()))}; {_AGAIN}")
+            out[whole] = found[whole]
+    return out
