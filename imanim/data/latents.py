@@ -15,6 +15,7 @@ of two caches cannot be mixed unseen. Text needs no cache here: there is one pro
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,16 +63,17 @@ class Cache:
     targets_dropped: bool
     schema: int = SCHEMA_VERSION
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """The tensors of a sample, those of the mirrored pictures left out."""
         there = (True, True, self.still, self.image_encoder is not None)
         return tuple(name for name, held in zip(NAMES, there) if held)
 
-    @property
-    def stamp(self) -> dict[str, Any]:
-        """What each sample's file says of where it comes from."""
-        return {name: getattr(self, name) for name in ("schema", "autoencoder", "image_encoder", "dtype")}
+    @functools.cached_property
+    def stamp(self) -> str:
+        """What each sample's file says of where it comes from, as JSON."""
+        told = ("schema", "autoencoder", "image_encoder", "dtype")
+        return json.dumps({name: getattr(self, name) for name in told}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def pack(tensors: Mapping[str, Tensor], cache: Cache) -> bytes:
     wanted = [*cache.names, *(name + MIRRORED for name in cache.names if cache.mirrored)]
     stored = {name: tensors[name].detach().cpu().to(DTYPES[cache.dtype]).contiguous() for name in wanted}
     # One entry: safetensors writes several in another order every time, and equal samples are to be equal bytes.
-    return save(stored, metadata={_STAMP: json.dumps(cache.stamp, sort_keys=True)})
+    return save(stored, metadata={_STAMP: cache.stamp})
 
 
 def unpack(
@@ -131,27 +133,20 @@ def unpack(
     if data is None:
         raise InputError(f"sample {key}: member {MEMBER} is missing; {_AGAIN}")
     try:
-        stamp = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        stamp = json.loads(stamp[_STAMP])
+        stamp = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][_STAMP]
         found = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"sample {key}: {MEMBER} is damaged ({error}); {_AGAIN}") from None
-    for name, value in cache.stamp.items():
-        if stamp.get(name) != value:
-            raise InputError(
-                f"sample {key}: {MEMBER} has {name} {stamp.get(name)}, its manifest says {value}; {_AGAIN}"
-            )
-    frames, h, w = video[0], video[1] // cache.stride, video[2] // cache.stride
-    shapes = {
-        "target_latents": (cache.channels, frames, h, w),
-        "identity_latents": (cache.channels, h, w),
-        "still_latents": (cache.channels, 1 + frames, h, w),
-    }
+    if stamp != cache.stamp:
+        raise InputError(f"sample {key}: {MEMBER} is of {stamp}, its manifest says {cache.stamp}; {_AGAIN}")
+    grid = (video[1] // cache.stride, video[2] // cache.stride)
+    frames = {"target_latents": (video[0],), "identity_latents": (), "still_latents": (1 + video[0],)}
     out = {}
     for name in cache.names:
         for whole in (name, name + MIRRORED) if mirrored else (name,):
-            if whole not in found or found[whole].shape != shapes.get(name, found[whole].shape):
-                there = list(found[whole].shape) if whole in found else "missing"
-                raise InputError(f"sample {key}: {whole} is {there}, expected {list(shapes.get(name, ()))}; {_AGAIN}")
-            out[whole] = found[whole]
+            value = found.get(whole)
+            if value is None or (name in frames and value.shape != (cache.channels, *frames[name], *grid)):
+                there = "missing" if value is None else f"{list(value.shape)}, not of this clip"
+                raise InputError(f"sample {key}: {whole} is {there}; {_AGAIN}")
+            out[whole] = value
     return out

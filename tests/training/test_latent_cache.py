@@ -288,9 +288,9 @@ def test_damaged_foreign_and_missing_latents_are_named(folder):
             caches.unpack(key, bad, cache, video, mirrored=True)
     import dataclasses
 
-    with pytest.raises(InputError, match=r"has autoencoder .*its manifest says 0000"):
+    with pytest.raises(InputError, match=r"its manifest says .*0000"):
         caches.unpack(key, data, dataclasses.replace(cache, autoencoder="0000"), video, mirrored=True)
-    with pytest.raises(InputError, match=r"target_latents is \[48, 2, 6, 4\], expected \[48, 3, 6, 4\]"):
+    with pytest.raises(InputError, match=r"target_latents is \[48, 2, 6, 4\], not of this clip"):
         caches.unpack(key, data, cache, (3, toy.HEIGHT, toy.WIDTH), mirrored=True)
     with pytest.raises(InputError, match="schema 2, this version reads 1"):
         caches.of({"latents": {**caches.describe(cache), "schema": 2}}, "x")
