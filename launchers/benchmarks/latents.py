@@ -28,7 +28,8 @@ SPLIT = "train"
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """Measures, prints, returns the figures: ``training`` (samples/s), ``reading`` (clips per CPU-second), ``encoding``."""
+    """Measures, prints, returns the figures: ``encoding`` and ``training`` (samples/s), ``rounding`` (of bf16), ``reading`` and
+    ``loading`` (clips per CPU-second)."""
     args = _parser().parse_args(arguments)
     import torch
 
@@ -36,9 +37,11 @@ def run(arguments: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="imanim-latents-") as folder:
         data = Path(args.data) if args.data else _write_clips(Path(folder) / "shards", args.clips)
         made, encoding = _cached(data, Path(folder) / "cached", "fp32")
+        half, _ = _cached(data, Path(folder) / "half", "bf16")
         found = {
             "encoding": encoding,
-            "training": training(data, made, args.steps, args.turns),
+            "training": training(data, made, args.steps, args.turns, args.batch),
+            "rounding": rounding(made, half, args.steps, args.batch),
             "reading": reading(_small(Path(folder) / "small", args.small), args.turns),
             "loading": loading(data, made, args.turns),
         }
@@ -53,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--data", metavar="DIR", help="shards of the size `tiny` (default: clips of noise, made for this)")
     p.add_argument("--clips", type=int, default=32, help="clips to make (default 32)")
     p.add_argument("--small", type=int, default=2000, help="samples of small latents to read (default 2000)")
-    p.add_argument("--steps", type=int, default=6, help="training steps a turn (default 6)")
+    p.add_argument("--steps", type=int, default=8, help="training steps a turn (default 8)")
+    p.add_argument("--batch", type=int, default=4, help="samples a training step (default 4)")
     p.add_argument("--turns", type=int, default=5, help="turns of each side (default 5)")
     p.add_argument("--json", metavar="FILE", help="also write the figures there")
     return p
@@ -62,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 # ------------------------------------------------------------------------------------------------------------- training
 
 
-def training(plain: Path, cached: Path, steps: int, turns: int, batch: int = 4) -> dict[str, Any]:
+def training(plain: Path, cached: Path, steps: int, turns: int, batch: int) -> dict[str, Any]:
     """Samples a second of stage 3 at the size `tiny`: reading, augmentation, loss, gradients, AdamW; in float32, in one process."""
     sides = {"encoded": _steps(plain, batch), "cached": _steps(cached, batch)}
     for side in sides.values():
@@ -85,23 +89,31 @@ def training(plain: Path, cached: Path, steps: int, turns: int, batch: int = 4) 
     }
 
 
-def _steps(data: Path, batch: int) -> Iterator[float]:
-    """Endless training steps; each gives its loss."""
+def rounding(exact: Path, half: Path, steps: int, batch: int) -> dict[str, Any]:
+    """How far bf16 latents move the loss of the packaged weights, which stay: relative differences over ``steps`` batches."""
+    one, other = ([loss for _, loss in zip(range(steps), _steps(data, batch, lr=0.0))] for data in (exact, half))
+    moved = [abs(b / a - 1) for a, b in zip(one, other)]
+    return {"largest": max(moved), "mean_loss_moved": abs(sum(other) / sum(one) - 1)}
+
+
+def _steps(data: Path, batch: int, lr: float = 1e-5) -> Iterator[float]:
+    """Endless training steps of the packaged model; each gives its loss."""
     import torch
 
     from imanim import config
+    from imanim.inference import PACKAGED_MODEL
     from imanim.models.autoencoder import load_autoencoder
     from imanim.training import batches, transfer
     from imanim.training.config import TrainConfig
     from imanim.training.objective import TrainingModule
 
-    words = [f"data.train={data}", "model=tiny", "init_from=none", "data.workers=0", f"batch.global_size={batch}"]
+    words = [f"data.train={data}", f"init_from={PACKAGED_MODEL}", "data.workers=0", f"batch.global_size={batch}"]
     cfg = config.load(TrainConfig, ROOT / "configs" / "stage3.yaml", words)
     sizes = transfer.model_config(cfg)
-    module = TrainingModule(
-        transfer.build_empty(cfg, sizes), 3, cfg.objective, total_steps=1000, vae=load_autoencoder(sizes.autoencoder)
-    )
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-5)
+    animator, _ = transfer.build(cfg, sizes, None)
+    vae = load_autoencoder(sizes.autoencoder)
+    module = TrainingModule(animator, 3, cfg.objective, total_steps=1000, vae=vae)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
     feed = batches.training_batches(cfg, sizes, ShardSet(data, SPLIT), 0)
     for step in range(1 << 30):
         dice = batches.dice(cfg, step)
@@ -245,7 +257,7 @@ def _small(folder: Path, count: int) -> Path:
 
 
 def _print(found: dict[str, Any]) -> None:
-    t, r, e, d = (found[name] for name in ("training", "reading", "encoding", "loading"))
+    t, r, e, d, b = (found[name] for name in ("training", "reading", "encoding", "loading", "rounding"))
     print(
         f"the cache is made at {e['samples_per_s']:.1f} samples/s, {e['latent_bytes_a_sample'] / 1e3:.0f} kB a sample (fp32)"
     )
@@ -253,6 +265,7 @@ def _print(found: dict[str, Any]) -> None:
         f"stage 3, size tiny: {t['cached_samples_per_s']:.2f} samples/s with it, {t['encoded_samples_per_s']:.2f} without: "
         f"x{t['gain']:.2f} (losses equal: {'yes' if t['equal_losses'] else 'NO'})"
     )
+    print(f"bf16 latents move a batch's loss by {b['largest']:.1e} at most, its mean by {b['mean_loss_moved']:.1e}")
     print(
         f"whole samples: {d['latents_clips_per_cpu_s']:,.0f} clips/CPU-s with latents, {d['video_clips_per_cpu_s']:,.0f} with "
         f"the target's video: x{d['ratio']:.2f}"
