@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, deserialize
+from safetensors.torch import save
 from torch import Tensor
 
 from imanim.errors import InputError
@@ -36,6 +36,7 @@ NAMES = ("target_latents", "identity_latents", "still_latents", "image_features"
 MIRRORED = "_mirrored"
 """Behind a name: of the mirrored pictures."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_STORED = {"fp32": "F32", "bf16": "BF16"}
 _STAMP = "imanim"
 _AGAIN = "make the cache again (launchers/cache.py)"
 
@@ -74,6 +75,11 @@ class Cache:
         """What each sample's file says of where it comes from, as JSON."""
         told = ("schema", "autoencoder", "image_encoder", "dtype")
         return json.dumps({name: getattr(self, name) for name in told}, sort_keys=True)
+
+    @functools.cached_property
+    def mark(self) -> bytes:
+        """The stamp as it stands in a file's header."""
+        return json.dumps({_STAMP: self.stamp}, separators=(",", ":"))[1:-1].encode()
 
 
 @dataclass(frozen=True)
@@ -133,8 +139,10 @@ def unpack(
     if data is None:
         raise InputError(f"sample {key}: member {MEMBER} is missing; {_AGAIN}")
     try:
-        stamp = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][_STAMP]
-        found = load(data)
+        found = dict(deserialize(data))
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        # As a rule the stamp stands there byte for byte, and the header need not be parsed a second time.
+        stamp = cache.stamp if cache.mark in header else json.loads(header)["__metadata__"][_STAMP]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"sample {key}: {MEMBER} is damaged ({error}); {_AGAIN}") from None
     if stamp != cache.stamp:
@@ -144,9 +152,13 @@ def unpack(
     out = {}
     for name in cache.names:
         for whole in (name, name + MIRRORED) if mirrored else (name,):
-            value = found.get(whole)
-            if value is None or (name in frames and value.shape != (cache.channels, *frames[name], *grid)):
-                there = "missing" if value is None else f"{list(value.shape)}, not of this clip"
-                raise InputError(f"sample {key}: {whole} is {there}; {_AGAIN}")
-            out[whole] = value
+            entry = found.get(whole)
+            if entry is None:
+                raise InputError(f"sample {key}: {whole} is missing; {_AGAIN}")
+            shape = [cache.channels, *frames[name], *grid] if name in frames else entry["shape"]
+            if entry["shape"] != shape or entry["dtype"] != _STORED[cache.dtype]:
+                raise InputError(
+                    f"sample {key}: {whole} is {entry['dtype']} {entry['shape']}, not of this clip and cache; {_AGAIN}"
+                )
+            out[whole] = torch.frombuffer(entry["data"], dtype=DTYPES[cache.dtype]).view(shape)
     return out

@@ -290,8 +290,11 @@ def test_damaged_foreign_and_missing_latents_are_named(folder):
 
     with pytest.raises(InputError, match=r"its manifest says .*0000"):
         caches.unpack(key, data, dataclasses.replace(cache, autoencoder="0000"), video, mirrored=True)
-    with pytest.raises(InputError, match=r"target_latents is \[48, 2, 6, 4\], not of this clip"):
+    with pytest.raises(InputError, match=r"target_latents is F32 \[48, 2, 6, 4\], not of this clip and cache"):
         caches.unpack(key, data, cache, (3, toy.HEIGHT, toy.WIDTH), mirrored=True)
+    half = caches.pack(caches.unpack(key, data, cache, video, mirrored=True), dataclasses.replace(cache, dtype="bf16"))
+    with pytest.raises(InputError, match=r"its manifest says .*fp32"):
+        caches.unpack(key, half, cache, video, mirrored=True)
     with pytest.raises(InputError, match="schema 2, this version reads 1"):
         caches.of({"latents": {**caches.describe(cache), "schema": 2}}, "x")
 
