@@ -3,7 +3,8 @@
     python -m launchers.benchmarks.latents                       # clips that it makes itself, on one core
     python -m launchers.benchmarks.latents --data shards/ --steps 30 --json latents.json
 
-Both sides of every ratio are measured in turns, in one run, on one thread; a figure is the median of its turns.
+Both sides of every ratio are measured in turns, in one run, on one thread, in CPU time, so that a busy machine
+matters little; a figure is the median of its turns.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ SPLIT = "train"
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """Measures, prints, returns the figures: ``encoding`` and ``training`` (samples/s), ``rounding`` (of bf16), ``reading`` and
-    ``loading`` (clips per CPU-second)."""
+    """Measures, prints, returns the figures: ``encoding`` (samples/s), ``rounding`` (of bf16), and, in samples per CPU-second,
+    ``training``, ``reading`` and ``loading``."""
     args = _parser().parse_args(arguments)
     import torch
 
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def training(plain: Path, cached: Path, steps: int, turns: int, batch: int) -> dict[str, Any]:
-    """Samples a second of stage 3 at the size `tiny`: reading, augmentation, loss, gradients, AdamW; in float32, in one process."""
+    """Samples per CPU-second of stage 3 at the size `tiny`: reading, augmentation, loss, gradients, AdamW; float32, one process."""
     sides = {"encoded": _steps(plain, batch), "cached": _steps(cached, batch)}
     for side in sides.values():
         next(side)
@@ -75,10 +76,10 @@ def training(plain: Path, cached: Path, steps: int, turns: int, batch: int) -> d
     losses: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, side in sides.items():
-            begun = time.perf_counter()
+            begun = time.process_time()
             losses[name] += [next(side) for _ in range(steps)]
-            rates[name].append(steps * batch / (time.perf_counter() - begun))
-    out: dict[str, Any] = {f"{name}_samples_per_s": statistics.median(rate) for name, rate in rates.items()}
+            rates[name].append(steps * batch / (time.process_time() - begun))
+    out: dict[str, Any] = {f"{name}_samples_per_cpu_s": statistics.median(rate) for name, rate in rates.items()}
     pairs = [a / b for a, b in zip(rates["cached"], rates["encoded"])]
     # Same dice, same samples: were the losses not the same, two different things would have been timed.
     return {
@@ -262,7 +263,8 @@ def _print(found: dict[str, Any]) -> None:
         f"the cache is made at {e['samples_per_s']:.1f} samples/s, {e['latent_bytes_a_sample'] / 1e3:.0f} kB a sample (fp32)"
     )
     print(
-        f"stage 3, size tiny: {t['cached_samples_per_s']:.2f} samples/s with it, {t['encoded_samples_per_s']:.2f} without: "
+        f"stage 3, size tiny: {t['cached_samples_per_cpu_s']:.2f} samples/CPU-s with it, "
+        f"{t['encoded_samples_per_cpu_s']:.2f} without: "
         f"x{t['gain']:.2f} (losses equal: {'yes' if t['equal_losses'] else 'NO'})"
     )
     print(f"bf16 latents move a batch's loss by {b['largest']:.1e} at most, its mean by {b['mean_loss_moved']:.1e}")
