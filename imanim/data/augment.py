@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from imanim.data import latents
 from imanim.data.dice import Dice
 from imanim.data.sample import JOINTS
 from imanim.data.stream import OUTSIDE, Batch
+from imanim.errors import InputError
 
 MIRRORED = [
     JOINTS.index(n.replace("l_", "?_").replace("r_", "l_").replace("?_", "r_") if n[1] == "_" else n) for n in JOINTS
@@ -78,7 +80,10 @@ def _warp(frames: Tensor, zoom: Tensor, moved: Tensor) -> Tensor:
 
 
 def mirror(batch: Batch, dice: Dice) -> Batch:
-    """Mirrors each sample of a batch with probability 1/2: every picture, joint (left and right swap), box and mask of it."""
+    """Mirrors each sample of a batch with probability 1/2: every picture, joint (left and right swap), box and mask of it.
+
+    Cached latents give way to those of the mirrored pictures. Raises InputError when the batch has none.
+    """
     flip = dice.rand() < 0.5
     if not bool(flip.any()):
         return batch
@@ -86,6 +91,9 @@ def mirror(batch: Batch, dice: Dice) -> Batch:
     for name in ("driving", "target", "identity", "parts"):
         if name in batch:
             out[name] = _where(flip, batch[name].flip(-1), batch[name])
+    for name in latents.NAMES:
+        if name in batch:
+            out[name] = _where(flip, _mirrored(batch, name), batch[name])
     for name in ("joints", "driving_joints", "identity_joints"):
         swapped = batch[name][..., MIRRORED, :]
         unknown = (swapped[..., :2] == OUTSIDE).all(-1)
@@ -94,6 +102,14 @@ def mirror(batch: Batch, dice: Dice) -> Batch:
     x0, y0, x1, y1 = batch["faces"].unbind(-1)
     out["faces"] = _where(flip, torch.stack([1 - x1, y0, 1 - x0, y1], -1), batch["faces"])
     return out
+
+
+def _mirrored(batch: Batch, name: str) -> Tensor:
+    if name + latents.MIRRORED not in batch:
+        raise InputError(
+            f"latents: no mirrored {name} in the cache; make it with mirror=true, or data.augment.mirror=false"
+        )
+    return batch[name + latents.MIRRORED]
 
 
 def _where(flip: Tensor, changed: Tensor, same: Tensor) -> Tensor:

@@ -9,6 +9,7 @@
     KEY.faces.npy            float32 [T,4]: face box x0,y0,x1,y1 in [0,1] of the driving frame (NaN = none)
     KEY.parts.png            part labels of the target frames, stacked from top to bottom (8-bit grey), when known
     KEY.driving_parts.png    the same for the driving frames
+    KEY.latents.safetensors  optional cache of what a frozen autoencoder says of target and identity (imanim.data.latents)
     KEY.meta.json            schema, fps, size, source, licence, ids and every parameter that made it
 
 Nothing is pickled anywhere. Joint coordinates are true even when a joint is hidden (Doubles); a joint that nobody knows
@@ -67,10 +68,16 @@ class Sample:
     parts: np.ndarray | None = None
     """uint8 [T,H,W] labels of the target frames."""
     driving_parts: np.ndarray | None = None
+    truth_left_out: bool = False
+    """True: the target's pixels were not read, or are not in the shard (only its latents are)."""
 
     @property
     def truth(self) -> np.ndarray:
-        """uint8 [T,H,W,3]: the frames to generate."""
+        """uint8 [T,H,W,3]: the frames to generate. Raises InputError when they were left out."""
+        if self.truth_left_out:
+            raise InputError(
+                f"sample {self.key}: the target's pixels are not here, only its latents; use the shards the cache was made from"
+            )
         return self.driving if self.target is None else self.target
 
     @property
@@ -108,6 +115,8 @@ def encode(sample: Sample, *, crf: int = 18) -> dict[str, bytes]:
 
 REQUIRED = ("driving.mp4", "identity.png", "joints.npy", "faces.npy", "meta.json")
 OPTIONAL = ("target.mp4", "driving_joints.npy", "identity_joints.npy", "parts.png", "driving_parts.png")
+TARGET_DROPPED = "target_dropped"
+"""Set in ``meta.json`` when ``target.mp4`` was left out of a shard because its latents are there: not a self pair."""
 
 
 def decode(key: str, members: Mapping[str, bytes], *, skip: Collection[str] = ()) -> Sample:
@@ -115,7 +124,7 @@ def decode(key: str, members: Mapping[str, bytes], *, skip: Collection[str] = ()
 
     Args:
         members: extension to bytes, as :func:`encode` gives them.
-        skip: optional members not worth decoding now (``parts.png``).
+        skip: optional members not worth decoding now (``parts.png``, ``target.mp4``); they need not be in ``members``.
 
     Raises:
         InputError: naming the sample and the member that is missing, damaged or at odds with the others.
@@ -130,7 +139,7 @@ def decode(key: str, members: Mapping[str, bytes], *, skip: Collection[str] = ()
         )
     arrays = {n: _load_npy(key, n, members[n]) for n in members if n.endswith(".npy") and n in REQUIRED + OPTIONAL}
     driving = read_video(members["driving.mp4"], name=f"sample {key}: driving.mp4").frames
-    target = members.get("target.mp4")
+    target = None if "target.mp4" in skip else members.get("target.mp4")
     sample = Sample(
         key=key,
         driving=driving,
@@ -144,6 +153,7 @@ def decode(key: str, members: Mapping[str, bytes], *, skip: Collection[str] = ()
         identity_joints=arrays.get("identity_joints.npy"),
         parts=_labels(key, "parts.png", members, skip, len(driving)),
         driving_parts=_labels(key, "driving_parts.png", members, skip, len(driving)),
+        truth_left_out="target.mp4" in skip or bool(meta.get(TARGET_DROPPED)),
     )
     problem = check(sample)
     if problem:

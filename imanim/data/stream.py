@@ -11,14 +11,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from imanim import clock
+from imanim.data import latents as caches
 from imanim.data import order
-from imanim.data.sample import JOINTS, Sample, decode
+from imanim.data.sample import JOINTS, OPTIONAL, REQUIRED, Sample, decode
 from imanim.data.shards import ShardSet
 from imanim.errors import InputError
 
 Batch = dict[str, Any]
 """driving, target float32 [B,T,3,H,W] in [0,1]; identity float32 [B,3,H,W]; joints, driving_joints float32 [B,T,J,3];
 identity_joints float32 [B,J,3]; faces float32 [B,T,4] (NaN = none); keys list[str]; parts uint8 [B,T,H,W] when asked for.
+With a latent cache its tensors (imanim.data.latents, as stored), and no target unless asked for.
 An unknown joint is (-1, -1, 0): finite, and outside the frame, so that every in-frame test leaves it out."""
 
 OUTSIDE = -1.0
@@ -28,15 +31,26 @@ OUTSIDE = -1.0
 class SampleDataset(Dataset):
     """A split as tensors. ``dataset[i]`` is one sample of the batch contract without the batch axis."""
 
-    def __init__(self, shards: ShardSet, *, frames: int, height: int, width: int, parts: bool = False):
-        self.shards, self.frames, self.size, self.parts = shards, frames, (height, width), parts
+    def __init__(
+        self,
+        shards: ShardSet,
+        *,
+        frames: int,
+        height: int,
+        width: int,
+        parts: bool = False,
+        latents: caches.Use | None = None,
+    ):
+        self.shards, self.frames, self.size, self.parts, self.latents = shards, frames, (height, width), parts, latents
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def __getitem__(self, i: int) -> Batch:
-        key, members = self.shards.read(i)
-        skip = () if self.parts else ("parts.png", "driving_parts.png")
+        truth = self.latents is None or self.latents.truth
+        skip = (() if self.parts else ("parts.png", "driving_parts.png")) + (() if truth else ("target.mp4",))
+        cached = () if self.latents is None else (caches.MEMBER,)
+        key, members = self.shards.read(i, [name for name in (*REQUIRED, *OPTIONAL, *cached) if name not in skip])
         sample = decode(key, members, skip=skip)
         found = sample.driving.shape[:3]
         if found != (self.frames, *self.size):
@@ -44,24 +58,30 @@ class SampleDataset(Dataset):
                 f"sample {key}: {found[0]} frames of {found[1]}x{found[2]} (height x width), the model takes {self.frames} of "
                 f"{self.size[0]}x{self.size[1]}; preprocess with the model's size"
             )
-        return to_tensors(sample, parts=self.parts)
+        item = to_tensors(sample, parts=self.parts, truth=truth)
+        if self.latents is not None:
+            video = (clock.latent_frames(self.frames), *self.size)
+            cache, mirrored = self.latents.cache, self.latents.mirrored
+            item |= caches.unpack(key, members.get(caches.MEMBER), cache, video, mirrored=mirrored)
+        return item
 
 
-def to_tensors(sample: Sample, *, parts: bool = False) -> Batch:
-    """One decoded sample as the batch contract's tensors (no batch axis)."""
+def to_tensors(sample: Sample, *, parts: bool = False, truth: bool = True) -> Batch:
+    """One decoded sample as the batch contract's tensors (no batch axis); without ``target`` unless ``truth``."""
     nobody = np.full((len(JOINTS), 3), np.nan, np.float32)
     nobody[:, 2] = 0
     identity_joints = nobody if sample.identity_joints is None else sample.identity_joints
     item: Batch = {
         "key": sample.key,
         "driving": _video(sample.driving),
-        "target": _video(sample.truth),
         "identity": _video(sample.identity[None])[0],
         "joints": _known(sample.joints),
         "driving_joints": _known(sample.joints_of_driver),
         "identity_joints": _known(identity_joints),
         "faces": torch.from_numpy(sample.faces),
     }
+    if truth:
+        item["target"] = _video(sample.truth)
     if parts:
         if sample.parts is None:
             raise InputError(f"sample {sample.key}: has no part mask (parts.png); measure without masks or use Doubles")

@@ -9,10 +9,12 @@ import torch
 from imanim import distributed
 from imanim.data.augment import augment_driving, mirror
 from imanim.data.dice import Dice
+from imanim.data.latents import Use
 from imanim.data.shards import ShardSet, read_manifest
 from imanim.data.stream import Batch, Loader, SampleDataset
 from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig
+from imanim.training import latents
 from imanim.training.config import AugmentConfig, TrainConfig
 
 VALIDATION = 1 << 31
@@ -53,7 +55,7 @@ def training_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet, 
     here = distributed.place()
     _, accumulation = cfg.batch.cut(here.world_size)
     loader = Loader(
-        _dataset(shards, sizes),
+        _dataset(shards, sizes, latents.for_training(cfg, shards)),
         global_batch=cfg.batch.global_size,
         seed=cfg.seed,
         rank=here.rank,
@@ -70,7 +72,7 @@ def validation_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet
     here = distributed.place()
     micro, _ = cfg.batch.cut(here.world_size)
     loader = Loader(
-        _dataset(shards, sizes),
+        _dataset(shards, sizes, latents.for_validation(cfg, shards)),
         global_batch=micro * here.world_size,
         seed=0,
         rank=here.rank,
@@ -102,9 +104,9 @@ def augment(batch: Batch, cfg: AugmentConfig, dice: Dice) -> Batch:
     return {**batch, "driving": driving, "driving_joints": joints, "faces": faces}
 
 
-def check_size(shards: ShardSet, sizes: AnimatorConfig) -> None:
-    """Raises InputError unless a split's first sample has the frames and pixels that the model takes."""
-    _dataset(shards, sizes)[0]
+def check_size(shards: ShardSet, sizes: AnimatorConfig, use: Use | None = None) -> None:
+    """Raises InputError unless a split's first sample has the frames, pixels and cached latents that the model takes."""
+    _dataset(shards, sizes, use)[0]
 
 
 def check_geometry(cfg: TrainConfig, ranks: int) -> None:
@@ -117,5 +119,5 @@ def check_geometry(cfg: TrainConfig, ranks: int) -> None:
         )
 
 
-def _dataset(shards: ShardSet, sizes: AnimatorConfig) -> SampleDataset:
-    return SampleDataset(shards, frames=sizes.frames, height=sizes.height, width=sizes.width)
+def _dataset(shards: ShardSet, sizes: AnimatorConfig, use: Use | None) -> SampleDataset:
+    return SampleDataset(shards, frames=sizes.frames, height=sizes.height, width=sizes.width, latents=use)

@@ -130,6 +130,10 @@ class DataConfig:
         None, "folder of shards to measure on; null = the `validation_split` of data.train, if it has one"
     )
     validation_split: str = opt("val", "split to measure on")
+    latents: Literal["auto", "use", "encode"] = opt(
+        "auto",
+        "stages 2 and 3: use the shards' latent cache (launchers/cache.py), encode in every step, or auto: use it if it is there",
+    )
     workers: int = opt(1, "decoding processes a rank; 0 decodes between the steps")
     augment: AugmentConfig = opt(AugmentConfig(), "augmentation of the training samples")
 
@@ -254,6 +258,8 @@ class TrainConfig:
             found.append("model: give the sizes (model=tiny) or weights to start from (init_from=FOLDER)")
         if self.model is not None:
             found += sizes.problems(self.model)
+        if self.stage == 1 and self.data.latents == "use":
+            found.append("data.latents: use, but stage 1 has no autoencoder; set auto or encode")
         needed = NEEDED[self.stage]
         for name in needed:
             if getattr(self.parts, name).mode == "absent":
@@ -274,12 +280,12 @@ NEEDED: dict[int, tuple[str, ...]] = {
 
 MAY_CHANGE = (
     *("output", "resume", "max_steps", "max_minutes", "monitor", "failures", "init_from", "model", "model_settings"),
-    *("data.train", "data.validation", "data.validation_split", "data.workers"),
+    *("data.train", "data.validation", "data.validation_split", "data.workers", "data.latents"),
     *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size"),
 )
 """Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by
-content instead (the model's sizes, the data's fingerprint), or only cuts the work otherwise (ZeRO, micro-batches). ``max_steps``
-moves the end of the schedule: a longer run."""
+content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents).
+``max_steps`` moves the end of the schedule: a longer run."""
 
 
 def identity(cfg: TrainConfig) -> dict[str, Any]:

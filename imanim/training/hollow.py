@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
+from imanim.data.latents import MIRRORED
 from imanim.data.stream import Batch
 from imanim.errors import InputError
 from imanim.models.animator import Animator
@@ -51,6 +52,8 @@ CLIP_VIT_H: dict[str, Any] = {
     "patch_size": 14,
 }
 """The image encoder of Wan 2.1's image-to-video pipelines (OpenCLIP ViT-H/14)."""
+IMAGE_TOKENS = (CLIP_VIT_H["image_size"] // CLIP_VIT_H["patch_size"]) ** 2 + 1
+"""Tokens that it says of an image, the class token included."""
 
 
 class HollowImageEncoder(nn.Module):
@@ -118,16 +121,31 @@ def autoencoder(sizes: AnimatorConfig) -> Any:
     return vae.requires_grad_(False).eval()
 
 
-def batch(sizes: AnimatorConfig, samples: int, device: torch.device | str = "cpu") -> Batch:
-    """A batch of the right shapes (see imanim.data.stream.Batch): grey frames, every joint in the middle, no face."""
+def brings_latents(cfg: TrainConfig) -> bool:
+    """Whether a run is planned with cached latents: ``data.latents=use``. A plan has no shards to look into."""
+    return cfg.stage > 1 and cfg.data.latents == "use"
+
+
+def batch(
+    sizes: AnimatorConfig, samples: int, device: torch.device | str = "cpu", *, cfg: TrainConfig | None = None
+) -> Batch:
+    """A batch of the right shapes (see imanim.data.stream.Batch): grey frames, every joint in the middle, no face.
+
+    With ``cfg`` as this run's loader would give it: where it brings latents, these and no target.
+    """
 
     def full(value: float, *shape: int) -> Tensor:
         return torch.full((samples, *shape), value, device=device)
 
     frames, picture, joints = sizes.frames, (3, sizes.height, sizes.width), sizes.joints
+    pixels = {"target": full(0.5, frames, *picture)}
+    if cfg is not None and brings_latents(cfg):
+        pixels = {name: full(0.0, *shape) for name, shape in _latent_shapes(sizes).items()}
+        if cfg.data.augment.mirror:
+            pixels |= {name + MIRRORED: value for name, value in pixels.items()}
     return {
         "driving": full(0.5, frames, *picture),
-        "target": full(0.5, frames, *picture),
+        **pixels,
         "identity": full(0.5, *picture),
         "joints": full(0.5, frames, joints, 3),
         "driving_joints": full(0.5, frames, joints, 3),
@@ -135,3 +153,14 @@ def batch(sizes: AnimatorConfig, samples: int, device: torch.device | str = "cpu
         "faces": full(float("nan"), frames, 4),
         "keys": [f"synthetic-{i}" for i in range(samples)],
     }
+
+
+def _latent_shapes(sizes: AnimatorConfig) -> dict[str, tuple[int, ...]]:
+    """What a cache holds of a sample of this model, mirrored aside (imanim.data.latents)."""
+    c, f, grid = sizes.latent_channels, sizes.latent_frames, sizes.latent_size
+    shapes: dict[str, tuple[int, ...]] = {"target_latents": (c, f, *grid), "identity_latents": (c, *grid)}
+    if sizes.denoiser.image_condition:
+        shapes["still_latents"] = (c, 1 + f, *grid)
+    if sizes.denoiser.image_dim is not None:
+        shapes["image_features"] = (IMAGE_TOKENS, sizes.denoiser.image_dim)
+    return shapes

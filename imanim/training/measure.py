@@ -113,7 +113,7 @@ def _micro_batch(
     """What ``loop.accumulate_gradients`` does with a micro-batch."""
     micro, accumulation = cfg.batch.cut(distributed.place().world_size)
     dice = batches.dice(cfg, step, number)
-    batch = batches.to_device(hollow.batch(sizes, micro), device)
+    batch = batches.to_device(hollow.batch(sizes, micro, cfg=cfg), device)
     losses = engine(batches.augment(batch, cfg.data.augment, dice), dice, cfg.max_steps)
     engine.backward(losses.total)
     if number < accumulation - 1:

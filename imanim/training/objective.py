@@ -15,12 +15,11 @@ from imanim.data.dice import Dice
 from imanim.data.stream import Batch
 from imanim.errors import InputError
 from imanim.models.animator import Animator, MotionTokens
-from imanim.models.autoencoder import encode_image, encode_video
-from imanim.models.conditioning import ImageEncoder, image_condition
+from imanim.models.conditioning import ImageEncoder
 from imanim.models.denoiser import PREDICTIONS
 from imanim.models.joints import heatmap_loss, joint_error, joint_weight, read_out
 from imanim.models.quantizer import usage
-from imanim.training import flow
+from imanim.training import flow, latents
 
 
 @dataclass
@@ -117,7 +116,7 @@ def stage1(batch: Batch, at: Context) -> Losses:
 
 def stage2(batch: Batch, at: Context) -> Losses:
     """Heatmaps of the character performing the driver's motion, from the retargeted tokens."""
-    identity = encode_image(at.vae, batch["identity"])
+    identity = latents.identity(at.vae, batch)
     motion = at.animator.motion_tokens(batch["driving"], generator=at.dice.shared)
     tokens, identity_heat = at.animator.retarget_with_identity(motion.z, identity)
     total, terms = _retarget_losses(batch, at, tokens, identity_heat)
@@ -127,13 +126,13 @@ def stage2(batch: Batch, at: Context) -> Losses:
 def stage3(batch: Batch, at: Context) -> Losses:
     """Flow matching of the target's latents, with the heatmap terms as intermediate supervision."""
     animator, cfg = at.animator, at.cfg
-    identity = encode_image(at.vae, batch["identity"])
-    x0 = encode_video(at.vae, batch["target"])
+    identity = latents.identity(at.vae, batch)
+    x0 = latents.target(at.vae, batch)
     motion = animator.motion_tokens(batch["driving"], generator=at.dice.shared)
     tokens, identity_heat = animator.retarget_with_identity(motion.z, identity)
     expression = animator.express(batch["driving"], batch["faces"]) if animator.expression is not None else None
 
-    image = image_condition(animator.config, at.vae, at.image_encoder, batch["identity"], x0.shape[2])
+    image = latents.image(animator.config, at.vae, at.image_encoder, batch, x0.shape[2])
 
     if at.noise_level is None:
         sigma = flow.draw_sigma(at.dice, **cfg.noise(animator.config.denoiser.sigma_range)).to(x0)
@@ -168,7 +167,8 @@ class TrainingModule(nn.Module):
         stage: 1, 2 or 3.
         cfg: weights of the losses.
         total_steps: steps of the whole run (the codebook starts at a fraction of them).
-        vae: the frozen autoencoder, needed by stages 2 and 3. Held outside the parameters: the engine must not see it.
+        vae: the frozen autoencoder, needed by stages 2 and 3. Held outside the parameters: the engine must not see it. Batches
+            that bring their latents leave it where it is; only its config is read.
         image_encoder: the frozen one of an image-to-video base (``conditioning.image_encoder``), held outside too.
     """
 
@@ -202,6 +202,12 @@ class TrainingModule(nn.Module):
         """The image encoder, or None for a base without one."""
         return self._outside[1]
 
+    def place_encoders(self, device: torch.device) -> None:
+        """Moves the frozen encoders to where they are going to work."""
+        for frozen in self._outside:
+            if frozen is not None:
+                frozen.to(device)
+
     def forward(self, batch: Batch, dice: Dice, step: int, noise_level: float | None = None) -> Losses:
         """A batch's losses (see imanim.data.stream.Batch) at a step (0 = the first), with the dice of its samples.
 
@@ -209,9 +215,8 @@ class TrainingModule(nn.Module):
 
         The driving side comes augmented already; stage 1 augments the target's frames itself while training.
         """
-        for frozen in self._outside:
-            if frozen is not None:
-                frozen.to(batch["driving"].device)
+        if not latents.cached(batch):
+            self.place_encoders(batch["driving"].device)
         progress = min(1.0, step / max(1, self.total_steps))
         at = Context(self.animator, self.vae, self.image_encoder, self.cfg, dice, progress, self.training, noise_level)
         return STAGES[self.stage](batch, at)

@@ -86,7 +86,7 @@ class Trace:
         forward_end: number of operations of augmentation and the forward pass; the rest is the backward pass.
         weights: the module's parameters, in its order.
         buffers: bytes of its buffers, which every rank holds whole.
-        frozen: encoder outside of the engine to its parameters; every rank holds them whole, in float32.
+        frozen: encoder outside of the engine to its parameters; every rank holds them whole, in float32. None with cached latents.
         ready: (operation, weight) when a weight's gradient was finished, in order.
         uses: (operation, weight) when a weight was read, in order.
         held: (first operation, last operation, weight): autograd keeps a view of the weight, and so its memory, from one to the
@@ -204,7 +204,8 @@ def run(cfg: TrainConfig, sizes: AnimatorConfig, samples: int) -> Trace:
     module = hollow.build(cfg, sizes)
     weights = _weights(module)
     outside = {"autoencoder": module.vae, "image_encoder": module.image_encoder}
-    frozen = {name: sum(p.numel() for p in m.parameters()) for name, m in outside.items() if m is not None}
+    used = {} if hollow.brings_latents(cfg) else outside  # with cached latents they stay on the CPU
+    frozen = {name: sum(p.numel() for p in m.parameters()) for name, m in used.items() if m is not None}
     buffers = sum(b.nbytes for b in module.buffers())
     owners = (*module.animator.parts, *OUTSIDE)
     recorder, ready = Recorder(owners), list[tuple[int, int]]()
@@ -238,7 +239,7 @@ def _micro_batch(
     """What the loop does with a micro-batch. Returns the number of operations before the backward pass."""
     dice = Dice(cfg.seed, 0, range(samples))
     recorder.stack.append(recorder.owners.index("batch"))
-    batch = hollow.batch(sizes, samples)  # the loop keeps it beside the augmented one
+    batch = hollow.batch(sizes, samples, cfg=cfg)  # the loop keeps it beside the augmented one
     augmented = batches.augment(batch, cfg.data.augment, dice)
     recorder.stack.pop()
     autocast: AbstractContextManager = nullcontext()

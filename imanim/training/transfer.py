@@ -128,7 +128,7 @@ def sample_joints(shards: ShardSet, clips: int = 64) -> Tensor:
     count = min(clips, len(shards))
     found = []
     for i in np.linspace(0, len(shards) - 1, count).astype(int):
-        _, members = shards.read(int(i))
+        _, members = shards.read(int(i), ("joints.npy",))
         found.append(np.load(io.BytesIO(members["joints.npy"]), allow_pickle=False).astype(np.float32))
     return torch.from_numpy(np.concatenate(found))
 

@@ -15,9 +15,8 @@ from torch import Tensor
 from imanim import clock, distributed
 from imanim.data.dice import Dice
 from imanim.data.stream import Batch
-from imanim.models.autoencoder import decode_video, encode_image, encode_video
-from imanim.models.conditioning import image_condition
-from imanim.training import batches, flow, pictures
+from imanim.models.autoencoder import decode_video
+from imanim.training import batches, flow, latents, pictures
 from imanim.training.config import TrainConfig
 from imanim.training.engine import arithmetic
 from imanim.training.flow import add_noise, euler
@@ -75,7 +74,10 @@ def filmstrips(run: Run) -> list[Sheet]:
     few = {name: value[: run.cfg.monitor.picture_samples] for name, value in run.validation[0].items()}
     few = batches.to_device(few, run.device)
     with evaluating(run.engine), arithmetic(run.cfg, run.device):
+        run.module.place_encoders(run.device)
         rows = ROWS[run.cfg.stage](run.module, few, run.cfg)
+        if latents.cached(few):
+            run.module.place_encoders(torch.device("cpu"))  # training does without them
     sheets = []
     for i in range(len(few["keys"])):
         mine = {name: row[i] for name, row in rows.items()}
@@ -102,8 +104,9 @@ def motion_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[
 
 def retargeted_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[str, Tensor]:
     """Stage 2: the driver and the character's joints that the retargeted tokens carry, over the true video."""
-    animator, target, vae = module.animator, batch["target"], cast(Any, module.vae)
-    identity = encode_image(vae, batch["identity"])
+    animator, vae = module.animator, cast(Any, module.vae)
+    target = truth(vae, batch)
+    identity = latents.identity(vae, batch)
     tokens = animator.retarget(animator.motion_tokens(batch["driving"]).z, identity)
     heat = as_heat(animator.read_joints(tokens, target.shape[1])).flatten(0, 1)
     return {
@@ -115,21 +118,26 @@ def retargeted_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> d
 
 def video_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[str, Tensor]:
     """Stage 3: the driver, the generated video, the true one."""
-    animator, target, vae = module.animator, batch["target"], cast(Any, module.vae)
-    sizes = animator.config
-    identity = encode_image(vae, batch["identity"])
+    animator, vae = module.animator, cast(Any, module.vae)
+    sizes, target = animator.config, truth(vae, batch)
+    identity = latents.identity(vae, batch)
     latent_frames = clock.latent_frames(target.shape[1])
-    image = image_condition(sizes, vae, module.image_encoder, batch["identity"], latent_frames)
+    image = latents.image(sizes, vae, module.image_encoder, batch, latent_frames)
     conditions = animator.conditions(batch["driving"], batch["faces"], identity, image)
     dice = Dice(cfg.seed, 0, range(batches.VALIDATION, batches.VALIDATION + len(target)))
     noise = dice.randn(sizes.latent_channels, latent_frames, *sizes.latent_size).to(target.device)
     steps = cfg.monitor.sampling_steps or sizes.denoiser.sampling_steps
     low, high = sizes.denoiser.sigma_range
     # Half of a model cannot start from noise alone, or not end: it starts from the noised truth and ends with its own guess.
-    start = noise if high == 1 else add_noise(encode_video(vae, target), noise, noise.new_full((len(noise),), high))
+    start = noise if high == 1 else add_noise(latents.target(vae, batch), noise, noise.new_full((len(noise),), high))
     how: Any = {"shift": sizes.denoiser.sampling_shift, "between": (low, high)}
-    latents = euler(lambda x, sigma: animator.velocity(x, sigma, conditions), start, steps, **how)
-    return {"driver": batch["driving"], "generated": decode_video(vae, latents), "truth": target}
+    found = euler(lambda x, sigma: animator.velocity(x, sigma, conditions), start, steps, **how)
+    return {"driver": batch["driving"], "generated": decode_video(vae, found), "truth": target}
+
+
+def truth(vae: Any, batch: Batch) -> Tensor:
+    """The true clips [B,T,3,H,W]; decoded from their latents where the shards have no other."""
+    return batch["target"] if "target" in batch else decode_video(vae, latents.target(vae, batch))
 
 
 ROWS = {1: motion_rows, 2: retargeted_rows, 3: video_rows}

@@ -236,11 +236,11 @@ def test_autograd_holds_views_of_weights_from_their_use_to_their_backward_use():
     assert again.forward_end <= start < stop
 
 
-def test_a_base_that_is_not_on_disk_is_built_from_published_sizes():
-    text = "wan2.1-i2v-14b"
-    base = sizes.load(text, {"base": "/nowhere"})
+def image_to_video() -> AnimatorConfig:
+    """A small DiT with the whole encoders of Wan 2.1's image-to-video."""
+    base = sizes.load("wan2.1-i2v-14b", {"base": "/nowhere"})
     changed = {"heads": 2, "head_dim": 16, "layers": 2, "ffn_dim": 64, "text_dim": 16, "freq_dim": 16}
-    model = dataclasses.replace(
+    return dataclasses.replace(
         TINY,
         height=32,
         width=32,
@@ -250,9 +250,22 @@ def test_a_base_that_is_not_on_disk_is_built_from_published_sizes():
         autoencoder=base.autoencoder,
         denoiser=dataclasses.replace(base.denoiser, **changed),
     )
-    traced = trace.run(settings(3), model, 1)
+
+
+def test_a_base_that_is_not_on_disk_is_built_from_published_sizes():
+    traced = trace.run(settings(3), image_to_video(), 1)
     assert traced.frozen == {"autoencoder": 126_892_531, "image_encoder": 630_766_080}
     assert traced.flops["frozen"]["image_encoder"] > 0 and traced.flops["frozen"]["autoencoder"] > 0
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_cached_latents_leave_every_other_operation_as_it_is_and_no_encoder(stage: int):
+    model = image_to_video()
+    plain, cached = (trace.run(settings(stage, f"data.latents={how}"), model, 1) for how in ("auto", "use"))
+    assert len(plain.frozen) == stage - 1 and cached.frozen == {}
+    for name in plain.frozen:
+        assert plain.flops["frozen"].pop(name) > 0 and cached.flops["frozen"].pop(name) == 0
+    assert plain.flops == cached.flops
 
 
 def test_the_toy_of_the_training_tests_is_traced_from_its_own_autoencoder(tmp_path: Any):
