@@ -162,6 +162,14 @@ class Loader:
         return iter(self._loader)
 
 
+def close(feed: Iterator[Batch]) -> None:
+    """Ends the workers behind ``iter(Loader)``, once they have decoded what they are at; without workers does nothing."""
+    # PyTorch raises in the main thread when a worker dies that it watches: it must be told first. It has no public way.
+    stop = getattr(feed, "_shutdown_workers", None)
+    if stop is not None:
+        stop()
+
+
 def _quiet_worker(worker: int) -> None:
     # A preempted job's signal reaches the whole process group: only the training process acts on it, a worker that died
     # of it would end the step in flight. One thread each: the cores belong to the model.

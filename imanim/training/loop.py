@@ -14,8 +14,8 @@ import torch
 
 from imanim import config, distributed
 from imanim.data.files import write_atomic
-from imanim.data.stream import Batch
-from imanim.errors import LostRankError
+from imanim.data.stream import Batch, close
+from imanim.errors import InputError, LostRankError
 from imanim.models.animator import Animator
 from imanim.models.autoencoder import load_autoencoder
 from imanim.models.conditioning import autoencoder_folder, image_encoder
@@ -59,8 +59,9 @@ class Run:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Flushes the logs and gives the signals back. What the loader's workers still decode is dropped: they do not hear
-        SIGTERM, so after an error the interpreter would wait for them for ever."""
+        """Flushes the logs and gives the signals back. Workers of the loader that hang are killed: they do not hear SIGTERM, so
+        the interpreter would wait for them for ever."""
+        close(self.feed)
         for worker in multiprocessing.active_children():
             worker.kill()
         self.monitor.close()
@@ -70,6 +71,11 @@ class Run:
         if gone is not None:
             raise LostRankError(
                 f"rank {distributed.place().rank}: {gone}; the same command continues from the newest checkpoint"
+            ) from None
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise InputError(
+                f"rank {distributed.place().rank}: {str(error).strip()} Most often memory ran out (the kernel's log says so), or "
+                "/dev/shm: fewer data.workers; the same command continues from the newest checkpoint"
             ) from None
 
 

@@ -1,0 +1,60 @@
+"""The loader's decoding processes: how they end, and what is said when one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_sample_and_shards import make_sample
+
+from imanim.data.sample import encode
+from imanim.data.shards import ShardSet, write_manifest, write_shard
+from imanim.data.stream import Loader, SampleDataset
+
+ENDS = """
+import multiprocessing, sys
+from imanim.data.shards import ShardSet
+from imanim.data.stream import Loader, SampleDataset, close
+data = SampleDataset(ShardSet(sys.argv[1], "train"), frames=5, height=32, width=16)
+feed = iter(Loader(data, global_batch=2, seed=0, workers=2))
+print(next(feed)["keys"])
+close(feed)
+print(len(multiprocessing.active_children()))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("workers")
+    write_shard(path, "train", 0, [(f"s{i}", encode(make_sample(f"s{i}", seed=i))) for i in range(4)])
+    write_manifest(path, {"licence": "none"})
+    return path
+
+
+def test_closing_a_feed_ends_its_workers_without_a_word(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS, str(folder)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == "0"
+
+
+def test_a_feed_with_workers_gives_what_one_without_gives(folder: Path) -> None:
+    data = SampleDataset(ShardSet(folder, "train"), frames=5, height=32, width=16)
+    alone, helped = (iter(Loader(data, global_batch=2, seed=0, workers=workers)) for workers in (0, 2))
+    for _ in range(4):
+        a, b = next(alone), next(helped)
+        assert a["keys"] == b["keys"] and (a["driving"] == b["driving"]).all()
+
+
+def test_a_killed_worker_is_told_and_not_waited_for(folder: Path) -> None:
+    data = SampleDataset(ShardSet(folder, "train"), frames=5, height=32, width=16)
+    feed = iter(Loader(data, global_batch=2, seed=0, workers=1))
+    next(feed)
+    # What imanim.training.loop knows the failure by, and says what to do.
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker"):
+        os.kill(feed._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        for _ in range(20):
+            next(feed)
