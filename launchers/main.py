@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "writes a trained model as a folder to hand on",
     "demo": "data, three stages of training, animation and a report",
     "plan": "forecasts memory, operations and GPUs of a training run",
+    "benchmark": "measures steps, loading and memory against plain alternatives",
     "doctor": "examines this machine, its data and links, and says what to fix",
 }
 """Launcher to what it does."""

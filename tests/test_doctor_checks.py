@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -125,7 +126,7 @@ def test_arithmetic_that_is_wrong_is_a_problem(monkeypatch: pytest.MonkeyPatch):
     wrong = lambda a, b: right(a, b) * (1.5 if a.dtype == torch.bfloat16 else 1)  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "__matmul__", wrong)
     found = list(software.check_arithmetic(Situation()))
-    assert found[0].level == PROBLEM and found[0].found.startswith("bfloat16 on") and "off by 49.8%" in found[0].found
+    assert found[0].level == PROBLEM and re.match(r"bfloat16 on .*off by (49|50|51)\.", found[0].found)
 
 
 def test_attention_kernels_that_run_are_named_and_without_native_there_is_a_problem(monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,7 @@
 """What the latent cache gains: steps of stage 3 with it and without, and reading it against the `webdataset` package.
 
-    python -m launchers.benchmarks.latents                       # clips that it makes itself, on one core
-    python -m launchers.benchmarks.latents --data shards/ --steps 30 --json latents.json
+    python launchers/benchmark.py latents                       # clips that it makes itself, on one core
+    python launchers/benchmark.py latents --data shards/ --steps 30 --json latents.json
 
 Both sides of every ratio are measured in turns, in one run, on one thread, in CPU time, so that a busy machine
 matters little; a figure is the median of its turns.
@@ -23,9 +23,10 @@ from imanim import cli
 from imanim.data import latents as caches
 from imanim.data.files import write_json
 from imanim.data.shards import ShardSet
+from launchers.benchmarks import clips
+from launchers.benchmarks.loader import compared, cpu_rates
 
 ROOT = Path(__file__).resolve().parents[2]
-SPLIT = "train"
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="imanim-latents-") as folder:
-        data = Path(args.data) if args.data else _write_clips(Path(folder) / "shards", args.clips)
+        data = Path(args.data) if args.data else clips.write_tiny(Path(folder) / "shards", args.clips)
         made, encoding = _cached(data, Path(folder) / "cached", "fp32")
         half, _ = _cached(data, Path(folder) / "half", "bf16")
         found = {
@@ -115,7 +116,7 @@ def _steps(data: Path, batch: int, lr: float = 1e-5) -> Iterator[float]:
     vae = load_autoencoder(sizes.autoencoder)
     module = TrainingModule(animator, 3, cfg.objective, total_steps=1000, vae=vae)
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
-    feed = batches.training_batches(cfg, sizes, ShardSet(data, SPLIT), 0)
+    feed = batches.training_batches(cfg, sizes, ShardSet(data, clips.SPLIT), 0)
     for step in range(1 << 30):
         dice = batches.dice(cfg, step)
         loss = module(batches.augment(next(feed), cfg.data.augment, dice), dice, step).total
@@ -133,7 +134,7 @@ def reading(folder: Path, turns: int) -> dict[str, Any]:
     import webdataset
     from safetensors.torch import load
 
-    shards = ShardSet(folder, SPLIT)
+    shards = ShardSet(folder, clips.SPLIT)
     cache = caches.of(shards.manifest, folder)
     assert cache is not None
     order = np.random.default_rng(0).permutation(len(shards))
@@ -151,9 +152,9 @@ def reading(folder: Path, turns: int) -> dict[str, Any]:
         read = webdataset.WebDataset(urls, shardshuffle=False).map(lambda s: load(s[caches.MEMBER]))
         return sum(1 for _ in read)
 
-    rates = _cpu_rates({"index": by_index, "webdataset": by_webdataset}, turns)
+    rates = cpu_rates({"index": by_index, "webdataset": by_webdataset}, turns)
     size = shards.member_bytes(caches.MEMBER) / len(shards)
-    return {"latent_bytes_a_sample": size, **_compared(rates, "index", "webdataset")}
+    return {"latent_bytes_a_sample": size, **compared(rates, "index", "webdataset")}
 
 
 def loading(plain: Path, cached: Path, turns: int) -> dict[str, Any]:
@@ -163,62 +164,20 @@ def loading(plain: Path, cached: Path, turns: int) -> dict[str, Any]:
 
     tiny = sizes.load("tiny")
     size: dict[str, Any] = {"frames": tiny.frames, "height": tiny.height, "width": tiny.width}
-    cache = caches.of(ShardSet(cached, SPLIT).manifest, cached)
+    cache = caches.of(ShardSet(cached, clips.SPLIT).manifest, cached)
     assert cache is not None
-    video = SampleDataset(ShardSet(plain, SPLIT), **size)
-    latents = SampleDataset(ShardSet(cached, SPLIT), **size, latents=caches.Use(cache, mirrored=True, truth=False))
+    video = SampleDataset(ShardSet(plain, clips.SPLIT), **size)
+    latents = SampleDataset(
+        ShardSet(cached, clips.SPLIT), **size, latents=caches.Use(cache, mirrored=True, truth=False)
+    )
 
     def all_of(data: SampleDataset) -> Callable[[], int]:
         return lambda: sum(1 for i in range(len(data)) if data[i])
 
-    return _compared(_cpu_rates({"latents": all_of(latents), "video": all_of(video)}, turns), "latents", "video")
-
-
-def _cpu_rates(sides: dict[str, Callable[[], int]], turns: int) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
-        side()
-    for _ in range(turns):
-        for name, side in sides.items():
-            begun = time.process_time()
-            rates[name].append(side() / (time.process_time() - begun))
-    return rates
-
-
-def _compared(rates: dict[str, list[float]], one: str, other: str) -> dict[str, Any]:
-    pairs = [a / b for a, b in zip(rates[one], rates[other])]
-    medians = {f"{name}_clips_per_cpu_s": statistics.median(rate) for name, rate in rates.items()}
-    return {**medians, "ratio": statistics.median(pairs), "ratios": pairs}
+    return compared(cpu_rates({"latents": all_of(latents), "video": all_of(video)}, turns), "latents", "video")
 
 
 # ----------------------------------------------------------------------------------------------------------------- data
-
-
-def _write_clips(folder: Path, count: int) -> Path:
-    """Cross pairs of the size `tiny`: a soft pattern that drifts."""
-    from imanim.data.sample import JOINTS, Sample, encode
-    from imanim.data.shards import write_manifest, write_shard
-    from imanim.models import sizes
-
-    tiny, random, samples = sizes.load("tiny"), np.random.default_rng(0), []
-    y, x = np.mgrid[: tiny.height, : tiny.width]
-
-    def clip() -> np.ndarray:
-        at, speed, phase = random.uniform(10, 30, 3), random.uniform(-2, 2, 3), random.uniform(0, 6, 3)
-        time_ = np.arange(tiny.frames)[:, None, None, None]
-        wave = np.sin((x[..., None] + speed * time_) / at + phase) + np.cos((y[..., None] - speed * time_) / at)
-        return (127 + 60 * wave).astype(np.uint8)
-
-    for i in range(count):
-        joints = random.random((tiny.frames, len(JOINTS), 3)).astype(np.float32)
-        faces = np.tile(np.array([0.4, 0.1, 0.6, 0.3], np.float32), (tiny.frames, 1))
-        target = clip()
-        samples.append(
-            Sample(f"clip{i:04d}", clip(), tiny.fps, target[0], joints, faces, {}, target=target, driving_joints=joints)
-        )
-    write_shard(folder, SPLIT, 0, [(s.key, encode(s)) for s in samples])
-    write_manifest(folder, {})
-    return folder
 
 
 def _cached(data: Path, output: Path, dtype: str) -> tuple[Path, dict[str, Any]]:
@@ -229,7 +188,7 @@ def _cached(data: Path, output: Path, dtype: str) -> tuple[Path, dict[str, Any]]
     words = [f"input={data}", f"output={output}", "model=tiny", f"dtype={dtype}", "device=cpu", "workers=1"]
     begun = time.perf_counter()
     latent_cache.run(config.load(latent_cache.CacheConfig, None, words), progress=False)
-    seconds, made = time.perf_counter() - begun, ShardSet(output, SPLIT)
+    seconds, made = time.perf_counter() - begun, ShardSet(output, clips.SPLIT)
     return output, {
         "samples_per_s": len(made) / seconds,
         "latent_bytes_a_sample": made.member_bytes(caches.MEMBER) / len(made),
@@ -252,7 +211,7 @@ def _small(folder: Path, count: int) -> Path:
         samples.append((f"s{i:06d}", {**members, caches.MEMBER: caches.pack(tensors, cache)}))
     half = count // 2
     for number, part in enumerate((samples[:half], samples[half:])):
-        write_shard(folder, SPLIT, number, part)
+        write_shard(folder, clips.SPLIT, number, part)
     write_manifest(folder, {"latents": caches.describe(cache)})
     return folder
 
@@ -276,13 +235,3 @@ def _print(found: dict[str, Any]) -> None:
         f"latents alone ({r['latent_bytes_a_sample'] / 1e3:.0f} kB): {r['index_clips_per_cpu_s']:,.0f} clips/CPU-s by index, "
         f"{r['webdataset_clips_per_cpu_s']:,.0f} by webdataset: x{r['ratio']:.2f}"
     )
-
-
-def main(argv: list[str]) -> int:
-    """By itself; launchers/benchmark.py calls :func:`run`."""
-    run(argv)
-    return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)
