@@ -60,11 +60,18 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """Reads JSON. Raises InputError naming the file when it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        data = Path(path).read_bytes()
     except OSError as error:
         raise from_os_error(error, path) from None
+    return parse_json(data, path)
+
+
+def parse_json(data: bytes, name: str | Path) -> Any:
+    """JSON from bytes. Raises InputError naming ``name`` when they are damaged."""
+    try:
+        return json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: damaged JSON ({error}); make it again") from None
+        raise InputError(f"{name}: damaged JSON ({error}); make it again") from None
 
 
 def sha256(data: bytes) -> str:

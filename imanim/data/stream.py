@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from imanim import clock
 from imanim.data import latents as caches
-from imanim.data import order
+from imanim.data.order import Order
 from imanim.data.sample import JOINTS, OPTIONAL, REQUIRED, Sample, decode
-from imanim.data.shards import ShardSet
+from imanim.data.shards import Shape, ShardSet
 from imanim.errors import InputError
 
 Batch = dict[str, Any]
@@ -29,7 +29,14 @@ OUTSIDE = -1.0
 
 
 class SampleDataset(Dataset):
-    """A split as tensors. ``dataset[i]`` is one sample of the batch contract without the batch axis."""
+    """A split as tensors. ``dataset[i]`` is one sample of the batch contract without the batch axis.
+
+    Args:
+        frames, height, width: what every sample must have.
+        own_shapes: each sample must have the shape that its index tells instead (buckets).
+        parts: with part labels.
+        latents: what to take of a latent cache.
+    """
 
     def __init__(
         self,
@@ -38,10 +45,12 @@ class SampleDataset(Dataset):
         frames: int,
         height: int,
         width: int,
+        own_shapes: bool = False,
         parts: bool = False,
         latents: caches.Use | None = None,
     ):
-        self.shards, self.frames, self.size, self.parts, self.latents = shards, frames, (height, width), parts, latents
+        self.shards, self.shape, self.own_shapes = shards, (frames, height, width), own_shapes
+        self.parts, self.latents = parts, latents
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -52,18 +61,27 @@ class SampleDataset(Dataset):
         cached = () if self.latents is None else (caches.MEMBER,)
         key, members = self.shards.read(i, [name for name in (*REQUIRED, *OPTIONAL, *cached) if name not in skip])
         sample = decode(key, members, skip=skip)
-        found = sample.driving.shape[:3]
-        if found != (self.frames, *self.size):
+        frames, height, width = sample.driving.shape[:3]
+        wanted = self.shards.shapes[i] if self.own_shapes else self.shape
+        if (frames, height, width) != wanted:
+            whose = "its index says" if self.own_shapes else "the model takes"
+            remedy = (
+                "index the shards again (launchers/index.py)" if self.own_shapes else "preprocess with the model's size"
+            )
             raise InputError(
-                f"sample {key}: {found[0]} frames of {found[1]}x{found[2]} (height x width), the model takes {self.frames} of "
-                f"{self.size[0]}x{self.size[1]}; preprocess with the model's size"
+                f"sample {key}: {frames} frames of {height}x{width} (height x width), {whose} {describe_shape(wanted)}; {remedy}"
             )
         item = to_tensors(sample, parts=self.parts, truth=truth)
         if self.latents is not None:
-            video = (clock.latent_frames(self.frames), *self.size)
+            video = (clock.latent_frames(frames), height, width)
             cache, mirrored = self.latents.cache, self.latents.mirrored
             item |= caches.unpack(key, members.get(caches.MEMBER), cache, video, mirrored=mirrored)
         return item
+
+
+def describe_shape(shape: Shape | None) -> str:
+    """``17 of 256x192``: frames, height and width for people."""
+    return "nothing" if shape is None else f"{shape[0]} of {shape[1]}x{shape[2]}"
 
 
 def to_tensors(sample: Sample, *, parts: bool = False, truth: bool = True) -> Batch:
@@ -107,13 +125,13 @@ def collate(items: Sequence[Batch]) -> Batch:
 class _MicroBatches(Sampler[list[int]]):
     """The endless micro-batches of one rank from a step on: each step's share in ``micro_batches`` equal pieces."""
 
-    def __init__(self, samples: int, seed: int, global_batch: int, rank: int, ranks: int, start_step: int, micro: int):
-        self.place = (seed, samples, global_batch, rank, ranks)
+    def __init__(self, order: Order, rank: int, ranks: int, start_step: int, micro: int):
+        self.order, self.rank, self.ranks = order, rank, ranks
         self.start_step, self.micro_batches = start_step, micro
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in itertools.count(self.start_step):
-            share = order.batch(step, *self.place)
+            share = self.order.batch(step, self.rank, self.ranks)
             size = len(share) // self.micro_batches
             for start in range(0, len(share), size):
                 yield share[start : start + size]
@@ -127,6 +145,7 @@ class Loader:
         global_batch: samples a step over all ranks and micro-batches.
         micro_batches: a rank's share of a step comes in that many equal batches (gradient accumulation).
         workers: decoding processes; 0 decodes in this process.
+        buckets: the samples of each shape, when there are several; a step's batch is of one shape. None: all are of one.
 
     Raises:
         InputError: when ranks times micro-batches do not divide the global batch.
@@ -143,14 +162,16 @@ class Loader:
         start_step: int = 0,
         micro_batches: int = 1,
         workers: int = 0,
+        buckets: Sequence[Sequence[int]] | None = None,
     ):
         if global_batch < 1 or global_batch % (ranks * micro_batches):
             raise InputError(
                 f"global batch {global_batch}: must be a multiple of {ranks} ranks x {micro_batches} micro-batches"
             )
+        order = Order(seed, global_batch, [range(len(dataset))] if buckets is None else buckets)
         self._loader = DataLoader(
             dataset,
-            batch_sampler=_MicroBatches(len(dataset), seed, global_batch, rank, ranks, start_step, micro_batches),
+            batch_sampler=_MicroBatches(order, rank, ranks, start_step, micro_batches),
             collate_fn=collate,
             num_workers=workers,
             persistent_workers=workers > 0,

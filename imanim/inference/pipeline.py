@@ -183,7 +183,7 @@ class AnimationPipeline(DiffusionPipeline):
         z = animator.motion_tokens(driving).z
         joints = None
         if animator.motion_decoder is not None:
-            joints = animator.motion_joints_in_frame(animator.read_motion_joints(z))
+            joints = animator.motion_joints_in_frame(animator.read_motion_joints(z), *driving.shape[-2:])
         if faces is None:
             faces = self._find_faces(driving, joints)
         faces = faces.to(self.device)

@@ -154,13 +154,9 @@ class Animator(nn.Module):
         heat = head(motion.patch_features)[:, 0]
         return heat.unflatten(0, motion.z.shape[:2])
 
-    def motion_joints_in_frame(self, logits: Tensor) -> Tensor:
-        """Coordinates [B,T,J,2] in the driving frame from ``read_motion_joints``' logits."""
-        return square_to_frame(read_out(logits), self.config.height, self.config.width)
-
-    def to_square(self, xy: Tensor) -> Tensor:
-        """Frame coordinates [...,2] on the padded square."""
-        return frame_to_square(xy, self.config.height, self.config.width)
+    def motion_joints_in_frame(self, logits: Tensor, height: int, width: int) -> Tensor:
+        """Coordinates [B,T,J,2] in the driving frames of HxW pixels, from ``read_motion_joints``' logits."""
+        return square_to_frame(read_out(logits), height, width)
 
     def retarget(self, z: Tensor, identity_latents: Tensor) -> Tensor:
         """Retargeted tokens [B,F,gh,gw,Wb] from motion tokens [B,T,K,D] and the character's latents [B,C,h,w]."""
@@ -348,7 +344,7 @@ def initialise_joint_prior(animator: Animator, joints: Tensor, weight: Tensor) -
         weight: [M,J], see ``joints.joint_weight``.
     """
     xy = joints[..., :2]
-    square = animator.to_square(xy)
+    square = frame_to_square(xy, animator.config.height, animator.config.width)
     patch_head = animator.part("tokenizer_encoder").patch_head if animator.tokenizer_encoder is not None else None
     if patch_head is not None:
         patch_head.set_prior(square, weight)

@@ -10,11 +10,11 @@ from imanim import distributed
 from imanim.data.augment import augment_driving, mirror
 from imanim.data.dice import Dice
 from imanim.data.latents import Use
-from imanim.data.shards import ShardSet, read_manifest
+from imanim.data.shards import Shape, ShardSet, read_manifest
 from imanim.data.stream import Batch, Loader, SampleDataset
 from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig
-from imanim.training import latents
+from imanim.training import buckets, latents
 from imanim.training.config import AugmentConfig, TrainConfig
 
 VALIDATION = 1 << 31
@@ -54,9 +54,11 @@ def training_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet, 
     """This rank's endless micro-batches from ``start_step`` on, on the CPU, not augmented."""
     here = distributed.place()
     _, accumulation = cfg.batch.cut(here.world_size)
+    shapes = buckets.of(shards, sizes).samples if cfg.data.buckets else None
     loader = Loader(
-        _dataset(shards, sizes, latents.for_training(cfg, shards)),
+        _dataset(cfg, shards, sizes, latents.for_training(cfg, shards)),
         global_batch=cfg.batch.global_size,
+        buckets=None if shapes is None else list(shapes.values()),
         seed=cfg.seed,
         rank=here.rank,
         ranks=here.world_size,
@@ -68,18 +70,29 @@ def training_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet, 
 
 
 def validation_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet) -> list[Batch]:
-    """This rank's share of the fixed validation batches. They are few and small, so they stay in memory."""
+    """This rank's share of the fixed validation batches. They are few and small, so they stay in memory.
+
+    All of one shape: of the model's own, or of the most frequent where ``data.buckets`` finds none of that.
+    """
     here = distributed.place()
     micro, _ = cfg.batch.cut(here.world_size)
+    found = buckets.of(shards, sizes) if cfg.data.buckets else None
     loader = Loader(
-        _dataset(shards, sizes, latents.for_validation(cfg, shards)),
+        _dataset(cfg, shards, sizes, latents.for_validation(cfg, shards)),
         global_batch=micro * here.world_size,
+        buckets=None if found is None else [found.samples[found.for_validation(own_shape(sizes))]],
         seed=0,
         rank=here.rank,
         ranks=here.world_size,
     )
     batches = iter(loader)
     return [next(batches) for _ in range(cfg.monitor.validation_batches)]
+
+
+def shape(batch: Batch) -> Shape:
+    """Frames, height and width of a batch's videos."""
+    frames, _, height, width = batch["driving"].shape[1:]
+    return frames, height, width
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -104,9 +117,16 @@ def augment(batch: Batch, cfg: AugmentConfig, dice: Dice) -> Batch:
     return {**batch, "driving": driving, "driving_joints": joints, "faces": faces}
 
 
-def check_size(shards: ShardSet, sizes: AnimatorConfig, use: Use | None = None) -> None:
-    """Raises InputError unless a split's first sample has the frames, pixels and cached latents that the model takes."""
-    _dataset(shards, sizes, use)[0]
+def check_size(cfg: TrainConfig, shards: ShardSet, sizes: AnimatorConfig, use: Use | None = None) -> None:
+    """Raises InputError unless the first sample (of each shape) has the frames, pixels and cached latents that the model takes."""
+    data = _dataset(cfg, shards, sizes, use)
+    for samples in buckets.of(shards, sizes).samples.values() if cfg.data.buckets else ([0],):
+        data[samples[0]]
+
+
+def own_shape(sizes: AnimatorConfig) -> Shape:
+    """The model's frames, height and width."""
+    return sizes.frames, sizes.height, sizes.width
 
 
 def check_geometry(cfg: TrainConfig, ranks: int) -> None:
@@ -119,5 +139,7 @@ def check_geometry(cfg: TrainConfig, ranks: int) -> None:
         )
 
 
-def _dataset(shards: ShardSet, sizes: AnimatorConfig, use: Use | None) -> SampleDataset:
-    return SampleDataset(shards, frames=sizes.frames, height=sizes.height, width=sizes.width, latents=use)
+def _dataset(cfg: TrainConfig, shards: ShardSet, sizes: AnimatorConfig, use: Use | None) -> SampleDataset:
+    frames, height, width = own_shape(sizes)
+    own_shapes = cfg.data.buckets
+    return SampleDataset(shards, frames=frames, height=height, width=width, own_shapes=own_shapes, latents=use)

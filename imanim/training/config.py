@@ -123,7 +123,7 @@ class DataConfig:
     """Shards to learn from and to be measured on."""
 
     train: str = req(
-        "folder of shards to train on (data.train=FOLDER), as launchers/preprocess.py or doubles writes it"
+        "folder of shards to train on (data.train=FOLDER), as launchers/preprocess.py writes it, or a URL for fsspec (s3://...)"
     )
     train_split: str = opt("train", "split of that folder")
     validation: str | None = opt(
@@ -133,6 +133,10 @@ class DataConfig:
     latents: Literal["auto", "use", "encode"] = opt(
         "auto",
         "stages 2 and 3: use the shards' latent cache (launchers/cache.py), encode in every step, or auto: use it if it is there",
+    )
+    buckets: bool = opt(
+        False,
+        "take samples of every shape that fits the model, a step's batch of one shape; false: only the model's own",
     )
     workers: int = opt(1, "decoding processes a rank; 0 decodes between the steps")
     augment: AugmentConfig = opt(AugmentConfig(), "augmentation of the training samples")

@@ -127,7 +127,7 @@ def accumulate_gradients(run: Run, step: int) -> None:
         if micro < accumulation - 1:
             run.engine.step()  # counts the micro-batch; only the last one of a step reaches the optimizer
         if run.guard.fine:
-            run.monitor.record(losses.total, losses.terms, waited)
+            run.monitor.record(losses.total, losses.terms, waited, batches.shape(batch))
 
 
 def take_step(run: Run, step: int) -> dict[str, float]:

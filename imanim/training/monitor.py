@@ -19,6 +19,7 @@ from torch import Tensor
 import imanim
 from imanim import distributed
 from imanim.config import to_yaml
+from imanim.data.shards import Shape
 from imanim.data.video import write_png, write_video
 from imanim.models.config import AnimatorConfig
 from imanim.revision import revision
@@ -45,12 +46,13 @@ class Monitor:
         # Operations a sample costs, over those all GPUs can do in a second: seconds a sample takes at full use.
         self._ideal_sec = (
             None
-            if peak is None
+            if peak is None or cfg.data.buckets  # traced for one shape
             else utilisation.model_flops(cfg, sizes) / (peak * 1e12 * distributed.place().world_size)
         )
         self.output, self.first = Path(cfg.output), distributed.place().is_first
         self._sums: dict[str, Tensor] = {}
         self._count, self._wait_sec = 0, 0.0
+        self._frames = self._tokens = 0
         self._since, self._since_step = time.monotonic(), start_step
         self.latest: dict[str, float] = {}
         self._board = None
@@ -65,12 +67,17 @@ class Monitor:
                     "code", f"imanim {imanim.__version__}, commit {revision() or 'unknown'}", start_step
                 )
 
-    def record(self, total: Tensor, terms: Mapping[str, Tensor], wait_sec: float) -> None:
-        """Takes in one micro-batch's losses and the seconds its data was waited for. Does not synchronise with the device."""
+    def record(self, total: Tensor, terms: Mapping[str, Tensor], wait_sec: float, shape: Shape) -> None:
+        """Takes in one micro-batch's losses, the seconds its data was waited for, and the shape of its videos.
+
+        Does not synchronise with the device.
+        """
         for name, value in {"loss": total, **terms}.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
+        self._frames += shape[0]
+        self._tokens += utilisation.tokens(self.cfg.stage, self.sizes, shape)
         self._wait_sec += wait_sec
 
     def log(
@@ -91,8 +98,8 @@ class Monitor:
         samples = steps * self.cfg.batch.global_size / seconds
         speed = {
             "samples_per_sec": samples,
-            "frames_per_sec": samples * self.sizes.frames,
-            "tokens_per_sec": samples * utilisation.tokens(self.cfg.stage, self.sizes),
+            "frames_per_sec": samples * self._frames / max(self._count, 1),
+            "tokens_per_sec": samples * self._tokens / max(self._count, 1),
             **({} if self._ideal_sec is None else {"model_flop_utilisation": samples * self._ideal_sec}),
             "sec_per_step": seconds / steps,
             "data_wait_sec_per_step": wait,
@@ -109,6 +116,7 @@ class Monitor:
             )
             self._say(done, means, rates, speed)
         self._sums, self._count, self._wait_sec = {}, 0, 0.0
+        self._frames = self._tokens = 0
         self._since, self._since_step = time.monotonic(), done
 
     def validation(self, done: int, means: Mapping[str, float]) -> None:

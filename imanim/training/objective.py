@@ -17,7 +17,7 @@ from imanim.errors import InputError
 from imanim.models.animator import Animator, MotionTokens
 from imanim.models.conditioning import ImageEncoder
 from imanim.models.denoiser import PREDICTIONS
-from imanim.models.joints import heatmap_loss, joint_error, joint_weight, read_out
+from imanim.models.joints import frame_to_square, heatmap_loss, joint_error, joint_weight, read_out
 from imanim.models.quantizer import usage
 from imanim.training import flow, latents
 
@@ -94,14 +94,14 @@ def stage1(batch: Batch, at: Context) -> Losses:
     """
     frames, joints = _some_frames(batch, at)
     weight = joint_weight(joints)
-    square = at.animator.to_square(joints[..., :2])
+    size = _size(batch)
+    square = frame_to_square(joints[..., :2], *size)
     vq = at.progress >= at.cfg.vq_start_fraction
     motion = at.animator.motion_tokens(frames, vq=vq, generator=at.dice.shared)
     heat = at.animator.read_motion_joints(motion.z)
-    size = (at.animator.config.height, at.animator.config.width)
 
     def error(heatmaps: Tensor) -> Tensor:
-        return joint_error(at.animator.motion_joints_in_frame(heatmaps), joints[..., :2], weight, *size)
+        return joint_error(at.animator.motion_joints_in_frame(heatmaps, *size), joints[..., :2], weight, *size)
 
     heat_loss = heatmap_loss(heat, square, weight, coordinates=at.cfg.coordinates)
     total = heat_loss + motion.vq_loss
@@ -239,7 +239,7 @@ def _retarget_losses(
     batch: Batch, at: Context, tokens: Tensor, identity_heat: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The character's joints in every frame, and in its own image."""
-    truth, size = batch["joints"], (at.animator.config.height, at.animator.config.width)
+    truth, size = batch["joints"], _size(batch)
     weight, own_weight = joint_weight(truth), joint_weight(batch["identity_joints"])
     heat = at.animator.read_joints(tokens, truth.shape[1])
     joint_loss = heatmap_loss(heat, truth[..., :2], weight, coordinates=at.cfg.coordinates)
@@ -257,7 +257,7 @@ def _retarget_losses(
 def _driver_loss(batch: Batch, at: Context, motion: MotionTokens) -> Tensor:
     """The driver's own joints from the patch tokens: they hold the encoder to the pose while the video loss moves it."""
     joints = batch["driving_joints"]
-    square = at.animator.to_square(joints[..., :2])
+    square = frame_to_square(joints[..., :2], *_size(batch))
     return heatmap_loss(at.animator.read_patch_joints(motion), square, joint_weight(joints), coordinates=0.0)
 
 
@@ -272,6 +272,11 @@ def _code_terms(at: Context, motion: MotionTokens) -> dict[str, Tensor]:
         return dict.fromkeys(names, motion.z.new_zeros(()))
     batch = usage(motion.indices, at.animator.config.tokenizer.codes)
     return dict(zip(names, [*batch, *(at.animator.part("codebook").health() if trains else ())]))
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    """The pixels H,W of a batch's frames: not always the model's own (``data.buckets``)."""
+    return batch["driving"].shape[-2], batch["driving"].shape[-1]
 
 
 def _losses(total: Tensor, terms: dict[str, Tensor]) -> Losses:

@@ -14,7 +14,7 @@ from imanim.data.shards import ShardSet
 from imanim.errors import InputError
 from imanim.models.animator import Animator
 from imanim.models.config import AnimatorConfig
-from imanim.training import batches, checkpoint, curriculum, latents, transfer
+from imanim.training import batches, buckets, checkpoint, curriculum, latents, transfer
 from imanim.training.config import TrainConfig, flatten, identity
 
 
@@ -54,10 +54,10 @@ def make(cfg: TrainConfig) -> Plan:
     sizes = transfer.model_config(cfg)
     train, held_out = batches.open_train(cfg), batches.open_validation(cfg)
     latents.check(cfg, sizes, train, mirrored=cfg.data.augment.mirror)
-    batches.check_size(train, sizes, latents.for_training(cfg, train))
+    batches.check_size(cfg, train, sizes, latents.for_training(cfg, train))
     if held_out is not None:
         latents.check(cfg, sizes, held_out, mirrored=False)
-        batches.check_size(held_out, sizes, latents.for_validation(cfg, held_out))
+        batches.check_size(cfg, held_out, sizes, latents.for_validation(cfg, held_out))
     _check_writable(Path(cfg.output))
     this = {**identity(cfg), "data.fingerprint": transfer.data_fingerprint(train)}
     # Where weights lie and how they are computed with may change on the way; what they are may not.
@@ -83,6 +83,7 @@ def describe(plan: Plan) -> str:
         f"a step: {cfg.batch.global_size} samples = {ranks} ranks x {accumulation} micro-batches x {micro}",
         f"data: {len(plan.train)} training samples ({cfg.data.train}), "
         + (f"{len(plan.validation)} for validation" if plan.validation else "none for validation"),
+        *(buckets.of(plan.train, plan.sizes).lines() if cfg.data.buckets else ()),
         *_latents(plan),
         f"steps: {plan.start} done, {cfg.max_steps - plan.start} to do = "
         f"{(cfg.max_steps - plan.start) * cfg.batch.global_size / len(plan.train):.1f} epochs",

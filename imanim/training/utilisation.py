@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from imanim import clock
+from imanim.data.shards import Shape
 from imanim.models.config import AnimatorConfig
 from imanim.training.config import TrainConfig
 
@@ -36,12 +38,13 @@ def peak_tflops(cfg: TrainConfig, device: torch.device) -> float | None:
     return PEAK_TFLOPS[max(found, key=len)] if found else None
 
 
-def tokens(stage: int, sizes: AnimatorConfig) -> int:
-    """Tokens of a sample: the DiT's in stage 3, the reference frame's among them; motion tokens before."""
+def tokens(stage: int, sizes: AnimatorConfig, shape: Shape) -> int:
+    """Tokens of a sample of a shape: the DiT's in stage 3, the reference frame's among them; motion tokens before."""
+    frames, height, width = shape
     if stage < 3:
-        return sizes.frames * sizes.tokenizer.tokens
-    height, width = sizes.token_grid
-    return (1 + sizes.latent_frames) * height * width
+        return frames * sizes.tokenizer.tokens
+    pixels = sizes.latent_stride * sizes.denoiser.patch
+    return (1 + clock.latent_frames(frames)) * (height // pixels) * (width // pixels)
 
 
 def model_flops(cfg: TrainConfig, sizes: AnimatorConfig) -> float:

@@ -125,7 +125,7 @@ def video_rows(module: TrainingModule, batch: Batch, cfg: TrainConfig) -> dict[s
     image = latents.image(sizes, vae, module.image_encoder, batch, latent_frames)
     conditions = animator.conditions(batch["driving"], batch["faces"], identity, image)
     dice = Dice(cfg.seed, 0, range(batches.VALIDATION, batches.VALIDATION + len(target)))
-    noise = dice.randn(sizes.latent_channels, latent_frames, *sizes.latent_size).to(target.device)
+    noise = dice.randn(sizes.latent_channels, latent_frames, *identity.shape[-2:]).to(target.device)
     steps = cfg.monitor.sampling_steps or sizes.denoiser.sampling_steps
     low, high = sizes.denoiser.sigma_range
     # Half of a model cannot start from noise alone, or not end: it starts from the noised truth and ends with its own guess.

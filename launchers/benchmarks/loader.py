@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
 def ours(data: Path) -> Callable[[], int]:
     """One epoch of the training loader's samples, in its order, as tensors."""
-    from imanim.data import order
+    from imanim.data.order import Order
     from imanim.data.sample import decode
     from imanim.data.shards import ShardSet
     from imanim.data.stream import to_tensors
@@ -60,7 +60,7 @@ def ours(data: Path) -> Callable[[], int]:
 
     def epoch() -> int:
         seen = 0
-        for i in order.batch(0, 0, len(shards), len(shards), 0, 1):
+        for i in Order(0, len(shards), [range(len(shards))]).batch(0):
             seen += bool(to_tensors(decode(*shards.read(i))))
         return seen
 

@@ -5,10 +5,8 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from imanim.data import order, shards
+from imanim.data import shards
 from imanim.data.sample import JOINT_PARENTS, JOINTS, Sample, check, decode, encode
 from imanim.data.stream import OUTSIDE, Loader, SampleDataset
 from imanim.errors import InputError
@@ -153,18 +151,6 @@ def test_a_changed_or_cut_shard_is_refused(folder) -> None:
 def test_keys_that_webdataset_would_split_are_refused(tmp_path, key: str) -> None:
     with pytest.raises(InputError, match="sample key"):
         shards.write_shard(tmp_path, "train", 0, [(key, {"x": b""})])
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(1, 40), st.integers(0, 5), st.integers(1, 6), st.sampled_from([1, 2, 3, 6]))
-def test_every_sample_comes_once_an_epoch_whatever_the_ranks(samples: int, seed: int, per: int, ranks: int) -> None:
-    batch, epochs = per * 6, 3
-    steps = -(-epochs * samples // batch)
-    alone = [i for s in range(steps) for i in order.batch(s, seed, samples, batch)]
-    shared = [i for s in range(steps) for r in range(ranks) for i in order.batch(s, seed, samples, batch, r, ranks)]
-    assert alone == shared
-    for epoch in range(epochs):
-        assert sorted(alone[epoch * samples : (epoch + 1) * samples]) == list(range(samples))
 
 
 def test_a_loader_resumes_at_any_step_and_splits_into_micro_batches(folder) -> None:

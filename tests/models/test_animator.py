@@ -47,7 +47,7 @@ def test_heads_start_at_the_mean_pose():
     clip, wanted = mini_batch()["driving"], torch.tensor([0.3, 0.6]).expand(2, 9, 20, 2)
     motion = animator.motion_tokens(clip)
     for heat in (animator.read_motion_joints(motion.z), animator.read_patch_joints(motion)):
-        torch.testing.assert_close(animator.motion_joints_in_frame(heat), wanted, atol=0.1, rtol=0)
+        torch.testing.assert_close(animator.motion_joints_in_frame(heat, *clip.shape[-2:]), wanted, atol=0.1, rtol=0)
     heat = animator.read_joints(torch.randn(2, F, 2, 1, 6), 9)
     torch.testing.assert_close(read_out(heat), wanted, atol=0.35, rtol=0)  # cells of half a frame
 

@@ -286,7 +286,7 @@ def test_the_monitor_writes_means_rates_and_throughput(folder, tmp_path, alone, 
     cfg = config(folder, tmp_path, "max_steps=4", "monitor.peak_tflops=0.5")
     monitor = Monitor(cfg, sizes_of(cfg), torch.device("cpu"), 0)
     for value in (1.0, 3.0):
-        monitor.record(torch.tensor(value), {"vq": torch.tensor(0.5)}, 0.01)
+        monitor.record(torch.tensor(value), {"vq": torch.tensor(0.5)}, 0.01, (toy.FRAMES, toy.HEIGHT, toy.WIDTH))
     monitor.log(2, {"denoiser": 1e-3}, {"all": 0.7, "denoiser": math.inf}, {"skipped_steps": 3})
     monitor.close()
     (row,) = read_metrics(tmp_path)

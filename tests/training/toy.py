@@ -91,19 +91,20 @@ def write_shards(folder: Path, train: int = 12, val: int = 4) -> Path:
     return folder
 
 
-def make_sample(key: str, random: np.random.Generator) -> Sample:
+def make_sample(key: str, random: np.random.Generator, shape: tuple[int, int, int] = (FRAMES, HEIGHT, WIDTH)) -> Sample:
     """A dot on a straight path; every joint lies at its own small offset from the dot."""
+    count, height, width = shape
     start, stop = random.uniform(0.25, 0.75, (2, 2))
-    path = start + (stop - start) * np.linspace(0, 1, FRAMES)[:, None]
+    path = start + (stop - start) * np.linspace(0, 1, count)[:, None]
     offsets = 0.15 * np.stack([np.cos(np.arange(len(JOINTS))), np.sin(np.arange(len(JOINTS)))], -1)
-    joints = np.ones((FRAMES, len(JOINTS), 3), np.float32)
+    joints = np.ones((count, len(JOINTS), 3), np.float32)
     joints[..., :2] = path[:, None] + offsets
     ground = random.integers(0, 160, 3)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    frames = np.empty((FRAMES, HEIGHT, WIDTH, 3), np.uint8)
+    y, x = np.mgrid[:height, :width]
+    frames = np.empty((count, height, width, 3), np.uint8)
     for t, (cx, cy) in enumerate(path):
-        near = np.exp(-(((x + 0.5) / WIDTH - cx) ** 2 + ((y + 0.5) / HEIGHT - cy) ** 2) / 0.02)[..., None]
+        near = np.exp(-(((x + 0.5) / width - cx) ** 2 + ((y + 0.5) / height - cy) ** 2) / 0.02)[..., None]
         frames[t] = (ground * (1 - near) + 255 * near).astype(np.uint8)
-    faces = np.full((FRAMES, 4), np.nan, np.float32)
+    faces = np.full((count, 4), np.nan, np.float32)
     faces[1:] = np.concatenate([path - 0.1, path + 0.1], -1)[1:].astype(np.float32)
     return Sample(key, frames, FPS, frames[0], joints, faces, {"source": "toy"})
