@@ -36,7 +36,7 @@ def usage() -> str:
     """The benchmarks, one line each."""
     lines = [f"  {name:<9} {what}" for name, what in BENCHMARKS.items()]
     return (
-        "usage: python launchers/benchmark.py NAME [--json FILE] ...\n\n"
+        f"usage: {Path(sys.argv[0]).name} NAME [--json FILE] ...\n\n"
         + "\n".join(lines)
         + "\n\n`NAME --help` says more. Leave the machine alone meanwhile; docs/performance.md has our figures."
     )

@@ -14,6 +14,7 @@ from imanim.errors import InputError
 COMMANDS = {
     "train": "trains one stage of the model",
     "preprocess": "makes shards of videos or of rendered people",
+    "index": "makes other people's WebDataset tars ready to train on",
     "cache": "adds the latents of targets to shards, once for all steps",
     "animate": "makes a character perform the motion of a video",
     "evaluate": "measures a model beside training-free baselines",

@@ -132,11 +132,7 @@ def decode(key: str, members: Mapping[str, bytes], *, skip: Collection[str] = ()
     for name in REQUIRED:
         if name not in members:
             raise InputError(f"sample {key}: member {name} is missing; make the shard again")
-    meta = _json(key, members["meta.json"])
-    if meta.get("schema") != SCHEMA_VERSION:
-        raise InputError(
-            f"sample {key}: schema {meta.get('schema')}, this version reads {SCHEMA_VERSION}; preprocess again"
-        )
+    meta = read_meta(key, members["meta.json"])
     arrays = {n: _load_npy(key, n, members[n]) for n in members if n.endswith(".npy") and n in REQUIRED + OPTIONAL}
     driving = read_video(members["driving.mp4"], name=f"sample {key}: driving.mp4").frames
     target = None if "target.mp4" in skip else members.get("target.mp4")
@@ -212,13 +208,18 @@ def _load_npy(key: str, name: str, data: bytes) -> np.ndarray:
         raise InputError(f"sample {key}: {name} is damaged ({error}); make the shard again") from None
 
 
-def _json(key: str, data: bytes) -> dict[str, Any]:
+def read_meta(key: str, data: bytes) -> dict[str, Any]:
+    """``meta.json`` of a sample. Raises InputError when it is damaged or of another version."""
     try:
         meta = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"sample {key}: meta.json is damaged ({error}); make the shard again") from None
     if not isinstance(meta, dict):
         raise InputError(f"sample {key}: meta.json holds {type(meta).__name__}, not an object; make the shard again")
+    if meta.get("schema") != SCHEMA_VERSION:
+        raise InputError(
+            f"sample {key}: schema {meta.get('schema')}, this version reads {SCHEMA_VERSION}; preprocess again"
+        )
     return meta
 
 

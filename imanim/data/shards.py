@@ -72,11 +72,19 @@ def write_shard(folder: str | Path, split: str, number: int, samples: Sequence[t
 def shape_entry(members: Members) -> dict[str, list[int]]:
     """``{"shape": [frames, height, width]}`` for the index, as ``meta.json`` tells it; empty when it does not."""
     try:
-        meta = json.loads(members["meta.json"])
-        shape = [int(n) for n in (meta["frames"], *meta["size"])]
-    except (KeyError, TypeError, ValueError):
+        shape = shape_of(json.loads(members["meta.json"]))
+    except (KeyError, ValueError):
         return {}
-    return {"shape": shape} if len(shape) == 3 else {}
+    return {} if shape is None else {"shape": list(shape)}
+
+
+def shape_of(meta: Any) -> Shape | None:
+    """Frames, height and width as a sample's ``meta.json`` tells them; None when it does not."""
+    try:
+        frames, (height, width) = int(meta["frames"]), map(int, meta["size"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return frames, height, width
 
 
 def is_complete(folder: str | Path, split: str, number: int) -> bool:
