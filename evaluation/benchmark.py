@@ -26,6 +26,7 @@ from evaluation.metrics import joints as joint_metrics
 from evaluation.metrics import pixels
 from evaluation.strips import sample_strip
 from imanim.config import opt, req, to_dict
+from imanim.data import storage
 from imanim.data.files import sha256_file, write_json
 from imanim.data.sample import Sample, decode
 from imanim.data.shards import MANIFEST, ShardSet
@@ -119,7 +120,7 @@ def evaluate(cfg: EvalConfig, *, progress: bool = True) -> dict[str, Any]:
         "protocol": _protocol(cfg, pipeline),
         "config": to_dict(cfg),
         "model": _fingerprint(model),
-        "data": {"folder": cfg.data, "manifest_sha256": sha256_file(Path(cfg.data) / MANIFEST)},
+        "data": {"folder": cfg.data, "manifest_sha256": storage.at(cfg.data).sha256(MANIFEST)},
         "rows": rows,
         "groups": summarise(rows),
     }

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     situation = doctor.Situation(
         config=args.config,
         overrides=overrides,
-        data=Path(known["data.train"]) if "data.train" in known else None,
+        data=known.get("data.train"),
         output=Path(known.get("output", "runs")),
         limit_sec=args.time_limit,
         place=here,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import shutil
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,6 +104,20 @@ def test_a_low_limit_of_open_files_is_named(monkeypatch: pytest.MonkeyPatch):
 # --------------------------------------------------------------------------------------------------------------- data
 
 
+@pytest.fixture(autouse=True)
+def idle_machine(monkeypatch: pytest.MonkeyPatch):
+    """A machine with more to do than cores looks like slow storage: not what these tests are about."""
+    monkeypatch.setattr(shards, "SLOW", math.inf)
+
+
+def test_samples_that_take_longer_by_the_clock_than_on_the_core_mean_slow_storage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shards, "SLOW", 0.0)
+    *_, speed = shards.check_data(Situation(data=folder / "shards"))
+    assert speed.level == WARNING and "copy the shards to a local disk" in (speed.remedy or "")
+
+
 def test_data_that_is_whole_is_counted_and_timed(folder: Path):
     *splits, speed = shards.check_data(Situation(data=folder / "shards"))
     assert [f.found.partition(": ")[2] for f in splits] == [
@@ -109,6 +125,17 @@ def test_data_that_is_whole_is_counted_and_timed(folder: Path):
         "val, 4 samples, first and last decoded",
     ]
     assert speed.level == OK and speed.found.startswith("split train: ") and "samples/s" in speed.found
+
+
+def test_shards_elsewhere_are_read_too(tmp_path: Path):
+    files = fsspec.filesystem("memory")
+    for file in toy.write_shards(tmp_path / "shards", train=3, val=2).iterdir():
+        files.pipe_file(f"/doctor/{file.name}", file.read_bytes())
+    found = list(shards.check_data(Situation(data="memory://doctor")))
+    assert [f.found for f in found][:2] == [
+        "memory://doctor: train, 3 samples, first and last decoded",
+        "memory://doctor: val, 2 samples, first and last decoded",
+    ]
 
 
 def test_a_truncated_shard_a_missing_manifest_and_a_damaged_last_sample_are_problems(tmp_path: Path):

@@ -52,7 +52,7 @@ class Situation:
 
     config: str | None = None
     overrides: Sequence[str] = ()
-    data: Path | None = None
+    data: str | Path | None = None
     output: Path = Path("runs")
     limit_sec: float = 60.0
     place: Place = field(default_factory=Place)

@@ -10,6 +10,8 @@ from imanim.errors import InputError
 
 DECODE_SEC = 2.0
 """Decode samples for about this long to tell the speed."""
+SLOW = 3.0
+"""Storage is slow when decoding takes this many times as long by the clock as on the core."""
 
 
 def check_data(situation: Situation) -> Iterator[Finding]:
@@ -73,6 +75,6 @@ def _speed(shards: object) -> Finding:
     used = max(time.process_time() - cpu, 1e-9)
     text = f"split {shards.split}: {count / used:.3g} samples/s decoded per core"
     # Waiting for the disk takes no time of a core.
-    if clock > 3 * used:
+    if clock > SLOW * used:
         return warning(f"{text}, but {count / clock:.3g} by the clock", "slow storage: copy the shards to a local disk")
     return well(text)
