@@ -95,7 +95,7 @@ def measure(cfg: Any, json_file: str | None) -> int:
     if not here.is_first:
         return 0
     engine = zero.read(cfg, here.world_size, on_gpu=on_gpu)
-    needs = forecast.memory(trace.run(cfg, sizes, cfg.batch.cut(here.world_size)[0]), engine)
+    needs = forecast.memory(trace.run(cfg, sizes, cfg.cut(here.world_size)[0]), engine)
     measured = {phase: max(rank[phase] for rank in peaks) for phase in forecast.PHASES}
     rows = {
         **{phase: (needs.phases[phase], measured[phase]) for phase in forecast.PHASES},

@@ -46,7 +46,7 @@ def check_configuration(situation: Situation) -> Iterator[Finding]:
     except InputError as error:
         yield problem(*_parted(str(error)))
         return
-    micro, accumulation = cfg.batch.cut(situation.place.world_size)
+    micro, accumulation = cfg.cut(situation.place.world_size)
     yield well(
         f"{situation.config}: stage {cfg.stage}, {len(planned.train)} samples, a step of {situation.place.world_size} ranks x "
         f"{accumulation} x {micro}, {planned.start} of {cfg.max_steps} steps done"
@@ -201,7 +201,7 @@ def _memory(situation: Situation, every: int) -> Finding:
 
 
 def _batches(situation: Situation, cfg: TrainConfig, model: AnimatorConfig) -> Iterator[Finding]:
-    micro, _ = cfg.batch.cut(situation.place.world_size)
+    micro, _ = cfg.cut(situation.place.world_size)
     if not (micro and cfg.data.workers and situation.shm.is_dir()):
         return
     # A sample's driver and target as float32 [T,3,H,W]; what else it holds is small.

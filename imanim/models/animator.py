@@ -26,6 +26,7 @@ from imanim.models.joints import JointDecoder, frame_to_square, pad_to_square, r
 from imanim.models.quantizer import Codebook
 from imanim.models.retargeter import Retargeter
 from imanim.models.tokenizer import ENCODERS, MotionDecoder
+from imanim.sequence import Team
 
 PARTS = ("tokenizer_encoder", "codebook", "motion_decoder", "joint_decoder", "retargeter", "expression", "denoiser")
 """Every parameter and buffer belongs to exactly one part. ``joint_decoder`` reads the retargeted tokens; the light joint head of
@@ -122,6 +123,16 @@ class Animator(nn.Module):
         if self.codebook is not None:
             self.codebook.updates = self.modes["codebook"] == "train"
 
+    def share(self, team: Team) -> None:
+        """Retargeter and denoiser cut a clip's tokens over the ranks of ``team`` from now on (imanim.sequence).
+
+        Every rank of the team must be given the same samples. Raises InputError when there are not enough frames or heads.
+        """
+        self.config.check_team(team.size)
+        for part in (self.retargeter, self.denoiser):
+            if part is not None:
+                part.share(team)
+
     # ----------------------------------------------------------------------------------------------------- flow
 
     def motion_tokens(
@@ -190,9 +201,9 @@ class Animator(nn.Module):
         """
         blocks = dict(self.expression.blocks) if self.expression is not None and expression is not None else {}
 
-        def after_block(i: int, x: Tensor) -> Tensor:
+        def after_block(i: int, x: Tensor, frames: range) -> Tensor:
             assert expression is not None
-            return blocks[str(i)](x, *expression) if str(i) in blocks else x
+            return blocks[str(i)](x, *expression, frames) if str(i) in blocks else x
 
         between = after_block if blocks else None
         return self.part("denoiser")(noisy, sigma, identity_latents, tokens, between, text, image)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from imanim import clock
 from imanim.config import opt
+from imanim.errors import InputError
 
 WAN_TEXT_TOKENS = 512
 """Text tokens every Wan DiT was trained with."""
@@ -281,6 +282,15 @@ class AnimatorConfig:
     def latent_frames(self) -> int:
         """F."""
         return clock.latent_frames(self.frames)
+
+    def check_team(self, size: int, frames: int | None = None) -> None:
+        """Raises InputError unless a clip (of ``frames`` pixel frames) can be shared by so many ranks (imanim.sequence)."""
+        latent_frames = self.latent_frames if frames is None else clock.latent_frames(frames)
+        for what, there in (("latent frames of a clip", latent_frames), ("denoiser.heads", self.denoiser.heads)):
+            if there < size:
+                raise InputError(
+                    f"sequence_parallel: {size}: each rank needs one of the {there} {what}; use at most {there}"
+                )
 
     def problems(self) -> list[str]:
         found = _positive(self, "height", "width", "frames", "joints", "latent_channels", "latent_stride")

@@ -19,6 +19,7 @@ from imanim.errors import InputError
 from imanim.models import wan
 from imanim.models.conditioning import ImageCondition, prompt_embedding
 from imanim.models.config import AnimatorConfig
+from imanim.sequence import Team
 
 TIMESTEPS = 1000.0
 """Wan's timestep for sigma = 1."""
@@ -80,7 +81,7 @@ class Denoiser(nn.Module):
         sigma: Tensor,
         identity_latents: Tensor,
         tokens: Tensor | None = None,
-        after_block: Callable[[int, Tensor], Tensor] | None = None,
+        after_block: Callable[[int, Tensor, range], Tensor] | None = None,
         text: Tensor | None = None,
         image: ImageCondition | None = None,
     ) -> Tensor:
@@ -92,8 +93,9 @@ class Denoiser(nn.Module):
             identity_latents: the character image's latents [B,C,h,w]: a clean latent frame ahead of the clip (time position 0,
                 timestep 0 with ``expand_timesteps``, else the clip's; dropped from the output).
             tokens: retargeted tokens [B,F,gh,gw,Wb].
-            after_block: called with a block's number and the clip's tokens [B,F,gh*gw,E] after it, returns them changed: where
-                the expression blocks come in. The reference frame's tokens are not shown.
+            after_block: called with a block's number, the clip's tokens [B,F,gh*gw,E] after it and which latent frames they are
+                (all, or a team's rank's), returns them changed: where the expression blocks come in. The reference frame's
+                tokens are not shown.
             text: text encoder's output [B,N,text_dim], N up to ``text_tokens``; None is the configured prompt's, or zeros.
             image: for an image-to-video base.
 
@@ -106,33 +108,48 @@ class Denoiser(nn.Module):
         dtype, frames = self.transformer.patch_embedding.weight.dtype, noisy.shape[2]
         self._check_attention(noisy.device, dtype)
         latents = torch.cat([identity_latents.unsqueeze(2), noisy], 2)
-        grid = (noisy.shape[3] // self.cfg.patch, noisy.shape[4] // self.cfg.patch)
-        per_frame = grid[0] * grid[1]
+        per_frame = (noisy.shape[3] // self.cfg.patch) * (noisy.shape[4] // self.cfg.patch)
+        # A team's rank has some of the frames; the reference frame, first of all, is the first rank's.
+        mine = self.team.span(1 + frames)
+        reference = mine.start == 0
+        clip = range(max(mine.start - 1, 0), mine.stop - 1)
 
         def between(i: int, x: Tensor) -> Tensor:
             assert after_block is not None
-            clip = after_block(i, x[:, per_frame:].unflatten(1, (frames, per_frame)))
-            return torch.cat([x[:, :per_frame], clip.flatten(1, 2)], 1)
+            ahead, behind = x.tensor_split([per_frame if reference else 0], 1)
+            changed = after_block(i, behind.unflatten(1, (len(clip), per_frame)), clip)
+            return torch.cat([ahead, changed.flatten(1, 2)], 1)
 
         out = self.transformer(
-            self._with_condition(latents, image).to(dtype),
-            self._timestep(sigma, frames, per_frame),
+            self._with_condition(latents, image)[:, :, mine.start : mine.stop].to(dtype),
+            self._timestep(sigma, len(clip), per_frame, reference),
             self._text(text, noisy).to(dtype),
             None if image is None or image.embedding is None else image.embedding.to(dtype),
-            inlet=self._inlet(identity_latents.to(dtype), tokens, frames),
+            inlet=self._inlet(identity_latents.to(dtype), tokens, clip, reference),
             between=None if after_block is None else between,
-        )[:, :, 1:]
+            place=(mine.start, 1 + frames),
+        )
+        out = self.team.join(out, 2, 1 + frames)[:, :, 1:]
         if self.reference_skip is not None:
             out = out + (self.reference_skip.view(-1, 1, 1) * identity_latents).unsqueeze(2)
         return out
 
-    def _timestep(self, sigma: Tensor, frames: int, per_frame: int) -> Tensor:
-        """[B], or [B,(1+F)*gh*gw] with the reference frame's at 0."""
+    @property
+    def team(self) -> Team:
+        """The ranks that share a clip, see :meth:`share`."""
+        return self.transformer.team
+
+    def share(self, team: Team) -> None:
+        """From now on the ranks of ``team`` share a clip's tokens. They must all be given the same."""
+        self.transformer.share(team)
+
+    def _timestep(self, sigma: Tensor, frames: int, per_frame: int, reference: bool) -> Tensor:
+        """[B], or a token's each [B,frames*gh*gw], after the reference frame's, which are 0."""
         timestep = sigma.float() * TIMESTEPS
         if not self.cfg.expand_timesteps:
             return timestep
         clip = timestep[:, None].expand(-1, frames * per_frame)
-        return torch.cat([clip.new_zeros(len(clip), per_frame), clip], 1)
+        return torch.cat([clip.new_zeros(len(clip), per_frame), clip], 1) if reference else clip
 
     def _text(self, text: Tensor | None, like: Tensor) -> Tensor:
         """[B,text_tokens,text_dim], filled up with zeros as Wan's pipelines do."""
@@ -159,22 +176,23 @@ class Denoiser(nn.Module):
         mask[:, :, 0] = 1
         return torch.cat([latents, mask, image.still.to(latents)], 1)
 
-    def _inlet(self, identity_latents: Tensor, tokens: Tensor | None, frames: int) -> Tensor | None:
-        """What is added to the embedded patches [B,(1+F)*gh*gw,E]; nothing to the reference frame's."""
+    def _inlet(self, identity_latents: Tensor, tokens: Tensor | None, clip: range, reference: bool) -> Tensor | None:
+        """What is added to the embedded patches of some latent frames [B,f*gh*gw,E]; nothing to the reference frame's, if it is
+        ahead of them."""
         added: Tensor | None = None
         if tokens is not None:
-            wide = tokens.to(identity_latents.dtype)
+            wide = tokens[:, clip.start : clip.stop].to(identity_latents.dtype)
             if self.stride > 1:
                 wide = wide.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
             added = self.token_inlet(wide.flatten(2, 3))
         if self.reference_inlet is not None:
             still = (
-                self.reference_inlet(identity_latents).flatten(2).transpose(1, 2)[:, None].expand(-1, frames, -1, -1)
+                self.reference_inlet(identity_latents).flatten(2).transpose(1, 2)[:, None].expand(-1, len(clip), -1, -1)
             )
             added = still if added is None else added + still
         if added is None:
             return None
-        return torch.cat([torch.zeros_like(added[:, :1]), added], 1).flatten(1, 2)
+        return (torch.cat([torch.zeros_like(added[:, :1]), added], 1) if reference else added).flatten(1, 2)
 
     def _check_attention(self, device: torch.device, dtype: torch.dtype) -> None:
         name = self.cfg.attention

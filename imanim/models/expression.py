@@ -97,13 +97,16 @@ class ExpressionBlock(nn.Module):
         self.attention = Attention(width, cfg.heads, cfg.width)
         self.gate = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor, tokens: Tensor, found: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, found: Tensor, frames: range | None = None) -> Tensor:
         """DiT tokens [B,F,P,width], expression tokens [B,T,Ke,E], found [B,T]; returns the new DiT tokens.
 
         A latent frame hears its own pixel frames' tokens, as the clock says, and nothing of those without a face.
+
+        ``frames``: which latent frames ``x`` are, where they are not all of the clip's.
         """
         batch, latents, per_frame = x.shape[0], x.shape[1], tokens.shape[2]
-        index = torch.tensor(clock.slots(tokens.shape[1]), device=x.device)  # [F,4]
+        slots = clock.slots(tokens.shape[1])
+        index = torch.tensor(slots if frames is None else slots[frames.start : frames.stop], device=x.device)  # [F,4]
         there = (index >= 0) & found[:, index]
         context = (tokens[:, index].flatten(2, 3) + self.slot).to(x.dtype)
         # One learned token is always there to attend to: a latent frame without any face has a defined answer.

@@ -21,6 +21,7 @@ from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig
 from imanim.models.joints import HeatmapHead
 from imanim.models.layers import Attention, Block, FeedForward, Grid, positions_on, sinusoids, table, times_on
+from imanim.sequence import ALONE, Team
 
 
 class IdentityEncoder(nn.Module):
@@ -69,14 +70,19 @@ class FactorisedLayer(nn.Module):
         self.norm_ffn = nn.LayerNorm(width)
         self.ffn = FeedForward(width)
 
-    def forward(self, x: Tensor, identity: int) -> Tensor:
-        """[B,F,P,E]: ``identity`` positions, four of motion, then mask tokens. Identity stays out of the attention over time."""
+    def forward(self, x: Tensor, identity: int, team: Team = ALONE, total: int = 0) -> Tensor:
+        """[B,F,P,E]: ``identity`` positions, four of motion, then mask tokens. Identity stays out of the attention over time.
+
+        A team cuts F, the ``total`` latent frames; for the attention over time, positions instead.
+        """
         batch, frames = x.shape[:2]
         x = x + self.space(self.norm_space(x).flatten(0, 1)).unflatten(0, (batch, frames))
         if self.temporal:
-            moving = x[:, :, identity:].transpose(1, 2)
-            over_time = self.time(self.norm_time(moving).flatten(0, 1)).unflatten(0, moving.shape[:2])
-            x = torch.cat([x[:, :, :identity], (moving + over_time).transpose(1, 2)], 2)
+            still, moving = x.tensor_split([identity], 2)
+            by_frame, by_position = (1, team.lengths(total)), (2, team.lengths(moving.shape[2]))
+            whole = team.swap(moving, cut=by_position, join=by_frame).transpose(1, 2)
+            over_time = self.time(self.norm_time(whole).flatten(0, 1)).unflatten(0, whole.shape[:2]).transpose(1, 2)
+            x = torch.cat([still, moving + team.swap(over_time, cut=by_frame, join=by_position)], 2)
         normed = self.norm_ffn(x)
         if self.modulation is not None:
             mask = identity + clock.STRIDE
@@ -87,6 +93,8 @@ class FactorisedLayer(nn.Module):
 
 class Retargeter(nn.Module):
     """Motion tokens [B,T,K,D] and identity latents [B,C,h,w] to retargeted tokens [B,F,gh,gw,Wb]."""
+
+    team: Team = ALONE
 
     def __init__(self, cfg: AnimatorConfig):
         super().__init__()
@@ -129,14 +137,20 @@ class Retargeter(nn.Module):
         times = times_on(frames, self.latent_frames, interpolate=self.interpolate, device=z.device)
         when = sinusoids(times, motion.shape[-1]).to(motion.dtype)[None, :, None]
         position = positions_on(self.mask_position, self.grid, grid, interpolate=self.interpolate, what="mask tokens")
-        mask = self.mask_token + position + when
-        x = torch.cat([identity[:, None].expand(-1, frames, -1, -1), motion + when, mask.expand(len(z), -1, -1, -1)], 2)
+        mine = self.team.span(frames)
+        motion, when = motion[:, mine.start : mine.stop], when[:, mine.start : mine.stop]
+        mask = (self.mask_token + position + when).expand(len(z), -1, -1, -1)
+        x = torch.cat([identity[:, None].expand(-1, len(mine), -1, -1), motion + when, mask], 2)
         for layer in self.layers:
             recompute = self.checkpointing and torch.is_grad_enabled()
-            there = identity.shape[1]
-            x = checkpoint(layer, x, there, use_reentrant=False) if recompute else layer(x, there)
+            given = (x, identity.shape[1], self.team, frames)
+            x = checkpoint(layer, *given, use_reentrant=False) if recompute else layer(*given)
         out = self.to_bottleneck(self.norm(x[:, :, -len(position) :]))
-        return out.unflatten(2, grid), identity_heat
+        return self.team.join(out, 1, frames).unflatten(2, grid), identity_heat
+
+    def share(self, team: Team) -> None:
+        """From now on the ranks of ``team`` share a clip's latent frames. They must all be given the same."""
+        self.team = team
 
     def _mask_grid(self, latents: Tensor) -> Grid:
         height, width = latents.shape[-2:]

@@ -12,11 +12,11 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from diffusers.models import attention_dispatch
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanTransformer3DModel
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from imanim import clock
 from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig, DenoiserConfig
+from imanim.sequence import ALONE, Team
 
 ADAPTER = "lora_"
 """What the names of peft's adapter weights hold and no others."""
@@ -38,6 +39,8 @@ class InletTransformer(WanTransformer3DModel):
     module's own forward runs.
     """
 
+    team: Team = ALONE
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -46,6 +49,7 @@ class InletTransformer(WanTransformer3DModel):
         encoder_hidden_states_image: Tensor | None = None,
         inlet: Tensor | None = None,
         between: Callable[[int, Tensor], Tensor] | None = None,
+        place: tuple[int, int] | None = None,
     ) -> Tensor:
         """Runs the DiT.
 
@@ -56,13 +60,14 @@ class InletTransformer(WanTransformer3DModel):
             encoder_hidden_states_image: the image encoder's output [B,M,image_dim] (Wan 2.1 image-to-video).
             inlet: [B,L,E], added to the embedded patches.
             between: called with a block's number and its output [B,L,E]; returns the next block's input.
+            place: where a team's rank has its frames: the first one's number, and how many the clip has. None: all of them.
 
         Returns:
             [B,C,F,h,w].
         """
         frames, height, width = hidden_states.shape[2:]
         p_t, p_h, p_w = self.config["patch_size"]
-        rotary = self.rope(hidden_states)
+        rotary = self._rotary(hidden_states, *(place or (0, frames)))
         x = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()
         if inlet is not None:
             x = x + inlet.to(x.dtype)
@@ -88,6 +93,65 @@ class InletTransformer(WanTransformer3DModel):
         x = self.proj_out((self.norm_out(x.float()) * (1 + scale) + shift).type_as(x))
         x = x.unflatten(1, (frames // p_t, height // p_h, width // p_w)).unflatten(-1, (p_t, p_h, p_w, -1))
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+    def _rotary(self, mine: Tensor, first: int, total: int) -> tuple[Tensor, Tensor] | CutRotary:
+        """Rotary embeddings of these frames' tokens, [1,L,1,head_dim] each."""
+        cos, sin = self.rope(mine[:, :, :1].expand(-1, -1, total, -1, -1))
+        if self.team.size == 1:
+            return cos, sin
+        tokens = cos.shape[1] // total
+        here = slice(first * tokens, (first + mine.shape[2]) * tokens)
+        return CutRotary(cos[:, here], sin[:, here], [n * tokens for n in self.team.lengths(total)])
+
+    def share(self, team: Team) -> None:
+        """From now on the ranks of ``team`` share a clip's tokens, cut by latent frames."""
+        self.team = team
+        for block in cast(Any, self.blocks) if team.size > 1 else ():
+            block.attn1.set_processor(SharedAttention(team, block.attn1.processor._attention_backend))
+
+
+class CutRotary(NamedTuple):
+    """Rotary embeddings of a rank's tokens, and how many tokens each rank of the team has."""
+
+    cos: Tensor
+    sin: Tensor
+    lengths: list[int]
+
+
+class SharedAttention(WanAttnProcessor):
+    """Self-attention of a block whose tokens lie on several ranks: each computes some heads, of all tokens (Ulysses)."""
+
+    def __init__(self, team: Team, backend: Any):
+        super().__init__()
+        self.team, self._attention_backend = team, backend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: Any = None,
+    ) -> Tensor:
+        """A rank's tokens [B,L,E] to [B,L,E]; ``rotary_emb`` is a :class:`CutRotary`, the other two are not for self-attention."""
+        assert encoder_hidden_states is None and attention_mask is None
+        cos, sin, lengths = rotary_emb
+        heads = self.team.lengths(attn.heads)
+        q = _rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)), cos, sin)
+        k = _rotate(attn.norm_k(attn.to_k(hidden_states)).unflatten(2, (attn.heads, -1)), cos, sin)
+        v = attn.to_v(hidden_states).unflatten(2, (attn.heads, -1)).type_as(q)
+        # [3,B,L,heads,head_dim]: one exchange for all three.
+        q, k, v = self.team.swap(torch.stack([q, k, v]), cut=(3, heads), join=(2, lengths)).unbind()
+        out = attention_dispatch.dispatch_attention_fn(q, k, v, backend=self._attention_backend)
+        out = self.team.swap(out, cut=(1, lengths), join=(2, heads)).flatten(2).type_as(q)
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs of neighbouring channels of [B,L,heads,head_dim], turned."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[..., ::2], sin[..., 1::2]
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2).type_as(x)
 
 
 # -------------------------------------------------------------------------------------------------------- building

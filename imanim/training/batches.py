@@ -21,19 +21,24 @@ VALIDATION = 1 << 31
 """Added to the place of a validation batch, so that it never shares its noise with a training batch."""
 
 
+def team(cfg: TrainConfig) -> tuple[int, int]:
+    """Which team this rank is of, and how many there are. The ranks of a team get the same samples (``sequence_parallel``)."""
+    here = distributed.place()
+    return here.rank // cfg.sequence_parallel, here.world_size // cfg.sequence_parallel
+
+
 def dice(cfg: TrainConfig, step: int, micro: int = 0) -> Dice:
     """The randomness of this rank's ``micro``-th micro-batch of a step."""
-    here = distributed.place()
-    size, accumulation = cfg.batch.cut(here.world_size)
-    first = (here.rank * accumulation + micro) * size
+    size, accumulation = cfg.cut(distributed.place().world_size)
+    first = (team(cfg)[0] * accumulation + micro) * size
     return Dice(cfg.seed, step, range(first, first + size))
 
 
 def validation_dice(cfg: TrainConfig, number: int) -> Dice:
     """The randomness of this rank's share of the ``number``-th validation batch: the same at every validation."""
-    here = distributed.place()
-    size, _ = cfg.batch.cut(here.world_size)
-    first = VALIDATION + (number * here.world_size + here.rank) * size
+    size, _ = cfg.cut(distributed.place().world_size)
+    mine, teams = team(cfg)
+    first = VALIDATION + (number * teams + mine) * size
     return Dice(cfg.seed, 0, range(first, first + size))
 
 
@@ -52,16 +57,16 @@ def open_validation(cfg: TrainConfig) -> ShardSet | None:
 
 def training_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet, start_step: int) -> Iterator[Batch]:
     """This rank's endless micro-batches from ``start_step`` on, on the CPU, not augmented."""
-    here = distributed.place()
-    _, accumulation = cfg.batch.cut(here.world_size)
+    mine, teams = team(cfg)
+    _, accumulation = cfg.cut(distributed.place().world_size)
     shapes = buckets.of(shards, sizes).samples if cfg.data.buckets else None
     loader = Loader(
         _dataset(cfg, shards, sizes, latents.for_training(cfg, shards)),
         global_batch=cfg.batch.global_size,
         buckets=None if shapes is None else list(shapes.values()),
         seed=cfg.seed,
-        rank=here.rank,
-        ranks=here.world_size,
+        rank=mine,
+        ranks=teams,
         start_step=start_step,
         micro_batches=accumulation,
         workers=cfg.data.workers,
@@ -74,16 +79,16 @@ def validation_batches(cfg: TrainConfig, sizes: AnimatorConfig, shards: ShardSet
 
     All of one shape: of the model's own, or of the most frequent where ``data.buckets`` finds none of that.
     """
-    here = distributed.place()
-    micro, _ = cfg.batch.cut(here.world_size)
+    mine, teams = team(cfg)
+    micro, _ = cfg.cut(distributed.place().world_size)
     found = buckets.of(shards, sizes) if cfg.data.buckets else None
     loader = Loader(
         _dataset(cfg, shards, sizes, latents.for_validation(cfg, shards)),
-        global_batch=micro * here.world_size,
+        global_batch=micro * teams,
         buckets=None if found is None else [found.samples[found.for_validation(own_shape(sizes))]],
         seed=0,
-        rank=here.rank,
-        ranks=here.world_size,
+        rank=mine,
+        ranks=teams,
     )
     batches = iter(loader)
     return [next(batches) for _ in range(cfg.monitor.validation_batches)]
@@ -124,6 +129,12 @@ def check_size(cfg: TrainConfig, shards: ShardSet, sizes: AnimatorConfig, use: U
         data[samples[0]]
 
 
+def check_teams(cfg: TrainConfig, shards: ShardSet, sizes: AnimatorConfig) -> None:
+    """Raises InputError unless the clips of every shape have enough frames, and the model enough heads, for a team's ranks."""
+    for frames, _, _ in buckets.of(shards, sizes).samples if cfg.data.buckets else (own_shape(sizes),):
+        sizes.check_team(cfg.sequence_parallel, frames)
+
+
 def own_shape(sizes: AnimatorConfig) -> Shape:
     """The model's frames, height and width."""
     return sizes.frames, sizes.height, sizes.width
@@ -131,11 +142,17 @@ def own_shape(sizes: AnimatorConfig) -> Shape:
 
 def check_geometry(cfg: TrainConfig, ranks: int) -> None:
     """Raises InputError unless the global batch divides over the ranks and micro-batches."""
-    if cfg.batch.cut(ranks) == (0, 0):
-        micro = f" in micro-batches of {cfg.batch.micro_size}" if cfg.batch.micro_size else ""
+    teams, rest = divmod(ranks, cfg.sequence_parallel)
+    if rest or not teams:
         raise InputError(
-            f"batch.global_size: {cfg.batch.global_size} does not divide over {ranks} ranks{micro}; "
-            f"use a multiple of {ranks * (cfg.batch.micro_size or 1)}"
+            f"sequence_parallel: {cfg.sequence_parallel}: {ranks} ranks are no multiple of it; start another number of ranks"
+        )
+    if cfg.cut(ranks) == (0, 0):
+        micro = f" in micro-batches of {cfg.batch.micro_size}" if cfg.batch.micro_size else ""
+        who = f"{teams} teams of {cfg.sequence_parallel} ranks" if cfg.sequence_parallel > 1 else f"{ranks} ranks"
+        raise InputError(
+            f"batch.global_size: {cfg.batch.global_size} does not divide over {who}{micro}; "
+            f"use a multiple of {teams * (cfg.batch.micro_size or 1)}"
         )
 
 

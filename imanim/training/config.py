@@ -96,9 +96,10 @@ class BatchConfig:
             found.append(f"micro_size: {self.micro_size} must be at least 1, or null")
         return found
 
-    def cut(self, ranks: int) -> tuple[int, int]:
-        """(samples of a micro-batch, micro-batches a rank and step) on so many ranks; (0, 0) when it does not divide."""
-        share, rest = divmod(self.global_size, ranks)
+    def cut(self, teams: int) -> tuple[int, int]:
+        """(samples of a micro-batch, micro-batches a step) of each of so many ranks, or teams of ranks that share their samples;
+        (0, 0) when it does not divide."""
+        share, rest = divmod(self.global_size, teams)
         micro = self.micro_size or share
         return (0, 0) if rest or not share or share % micro else (micro, share // micro)
 
@@ -248,6 +249,11 @@ class TrainConfig:
     objective: ObjectiveConfig = opt(ObjectiveConfig(), "weights of the losses")
     optimizer: OptimizerConfig = opt(OptimizerConfig(), "AdamW and its schedule")
     batch: BatchConfig = opt(BatchConfig(), "batch geometry")
+    sequence_parallel: int = opt(
+        1,
+        "stages 2 and 3: so many neighbouring ranks share a sample's tokens in retargeter and denoiser (Ulysses): long or large "
+        "videos in less memory a GPU, at most as many as latent frames and attention heads",
+    )
     deepspeed: DeepSpeedConfig = opt(DeepSpeedConfig(), "engine")
     monitor: MonitorConfig = opt(MonitorConfig(), "logs, pictures, checkpoints")
     failures: FailureConfig = opt(FailureConfig(), "what is borne, and when a run ends")
@@ -262,6 +268,14 @@ class TrainConfig:
             found.append("model: give the sizes (model=tiny) or weights to start from (init_from=FOLDER)")
         if self.model is not None:
             found += sizes.problems(self.model)
+        if self.sequence_parallel < 1:
+            found.append(f"sequence_parallel: {self.sequence_parallel} must be at least 1")
+        if self.sequence_parallel > 1 and self.stage == 1:
+            found.append("sequence_parallel: stage 1 reads single frames, there is nothing to share; set 1")
+        if self.sequence_parallel > 1 and self.parts.codebook.mode == "train":
+            found.append(
+                "sequence_parallel: a codebook that trains would count every sample once a rank; freeze it or set 1"
+            )
         if self.stage == 1 and self.data.latents == "use":
             found.append("data.latents: use, but stage 1 has no autoencoder; set auto or encode")
         needed = NEEDED[self.stage]
@@ -274,6 +288,11 @@ class TrainConfig:
             )
         return found
 
+    def cut(self, world_size: int) -> tuple[int, int]:
+        """(samples of a micro-batch, micro-batches a rank and step) on so many ranks; (0, 0) when that does not divide."""
+        teams, rest = divmod(world_size, self.sequence_parallel)
+        return (0, 0) if rest or not teams else self.batch.cut(teams)
+
 
 NEEDED: dict[int, tuple[str, ...]] = {
     1: ("tokenizer_encoder", "codebook", "motion_decoder"),
@@ -285,7 +304,13 @@ NEEDED: dict[int, tuple[str, ...]] = {
 MAY_CHANGE = (
     *("output", "resume", "max_steps", "max_minutes", "monitor", "failures", "init_from", "model", "model_settings"),
     *("data.train", "data.validation", "data.validation_split", "data.workers", "data.latents"),
-    *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size"),
+    *(
+        "deepspeed.zero_stage",
+        "deepspeed.offload",
+        "deepspeed.persistent_elements",
+        "batch.micro_size",
+        "sequence_parallel",
+    ),
 )
 """Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by
 content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents).

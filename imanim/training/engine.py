@@ -24,7 +24,7 @@ from imanim.training.config import TrainConfig
 def deepspeed_settings(cfg: TrainConfig, ranks: int) -> dict[str, Any]:
     """A run's settings as DeepSpeed's (deepspeed.ai/docs/config-json); ``deepspeed.extra`` is laid over them."""
     ds = cfg.deepspeed
-    micro, accumulation = cfg.batch.cut(ranks)
+    micro, accumulation = cfg.cut(ranks)
     zero: dict[str, Any] = {"stage": ds.zero_stage}
     if ds.zero_stage == 3:
         zero |= {"stage3_param_persistence_threshold": ds.persistent_elements}

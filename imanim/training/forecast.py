@@ -32,8 +32,6 @@ MARGIN, CONTEXT_BYTES = 0.10, 1e9
 """Left free on a GPU: this fraction of the forecast (fragmentation, workspaces), and this much for CUDA and NCCL."""
 WORLDS = tuple(2**i for i in range(11))
 """Numbers of GPUs that are tried."""
-SPLIT = ("denoiser", "expression", "retargeter", "joint_decoder")
-"""Parts whose activations sequence parallelism would cut."""
 START, PASS, STEP = PHASES
 """A run's phases. At the start every GPU gets the whole model in float32, before ZeRO cuts it."""
 
@@ -44,14 +42,13 @@ class ForecastConfig(TrainConfig):
 
     gpus: int = opt(8, "GPUs of the run (ranks)")
     gpu_memory_gb: float = opt(80.0, "memory of each GPU, in GB = 1e9 bytes")
-    sequence_parallel: int = opt(1, "GPUs that share a sample's tokens (the engine does not do that yet)")
     gpu_tflops: float | None = opt(
         None, "dense peak of one GPU in TFLOP/s: also print a step's time at 40 % of it, e.g. 989 for an H100 in bf16"
     )
 
     def problems(self) -> list[str]:
         found = [line for line in super().problems() if not line.startswith("init_from:")]
-        for name in ("gpus", "gpu_memory_gb", "sequence_parallel", "gpu_tflops"):
+        for name in ("gpus", "gpu_memory_gb", "gpu_tflops"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 found.append(f"{name}: {value} must be above 0")
@@ -125,14 +122,12 @@ class Memory:
         return self.peak * (1 + MARGIN) + CONTEXT_BYTES
 
 
-def memory(traced: Trace, engine: Engine, sequence_parallel: int = 1) -> Memory:
+def memory(traced: Trace, engine: Engine) -> Memory:
     """What one rank of ``engine.ranks`` needs for the traced micro-batch."""
     held, host = zero.held(traced, engine)
     outside = {"frozen encoders": sum(traced.frozen.values()) * FP32, "model buffers": traced.buffers}
     held = {**held, **outside}
     live = np.concatenate([traced.live, traced.live[-1:]])
-    cut = [i for i, name in enumerate(traced.owners) if name in SPLIT]
-    live[:, cut] = -(-live[:, cut] // sequence_parallel)
     gathered, gradients = zero.gathered(traced, engine), zero.gradients(traced, engine)
     highest = int((live.sum(1) + gathered + gradients).argmax())
     passing = {
@@ -155,21 +150,21 @@ def fits(needs: Memory, gpu_memory_gb: float) -> bool:
 
 
 def least_gpus(
-    traced: Trace, engine: Engine, gpu_memory_gb: float, sequence_parallel: int = 1, worlds: Iterable[int] = WORLDS
+    traced: Trace, engine: Engine, gpu_memory_gb: float, worlds: Iterable[int] = WORLDS
 ) -> tuple[int | None, Memory]:
-    """The least number of GPUs on which the traced micro-batch fits, each with one of its own, and what each needs there.
+    """The least number of GPUs on which the traced micro-batch fits, each (or each team) with one of its own, and what each needs.
 
     None when not even the largest world is enough; what each would need there tells why.
     """
     needs: Memory | None = None
     for ranks in worlds:
-        if ranks % sequence_parallel:
+        if ranks % traced.team:
             continue
-        needs = memory(traced, dataclasses.replace(engine, ranks=ranks, accumulation=1), sequence_parallel)
+        needs = memory(traced, dataclasses.replace(engine, ranks=ranks, accumulation=1))
         if fits(needs, gpu_memory_gb):
             return ranks, needs
     if needs is None:
-        raise InputError(f"sequence_parallel: {sequence_parallel} divides none of the numbers of GPUs that are tried")
+        raise InputError(f"sequence_parallel: {traced.team} divides none of the numbers of GPUs that are tried")
     return None, needs
 
 
@@ -212,12 +207,12 @@ def make(cfg: ForecastConfig) -> Forecast:
     """
     sizes, notes = sizes_of(cfg), _notes(cfg)
     groups = cfg.gpus // cfg.sequence_parallel
-    samples = cfg.batch.cut(groups)[0] or 1
-    per_step = cfg.batch.global_size if cfg.batch.cut(groups)[0] else groups
+    samples = cfg.cut(cfg.gpus)[0] or 1
+    per_step = cfg.batch.global_size if cfg.cut(cfg.gpus)[0] else groups
     engine = zero.read(cfg, cfg.gpus)
-    engine = dataclasses.replace(engine, accumulation=cfg.batch.cut(groups)[1] or 1)
+    engine = dataclasses.replace(engine, accumulation=cfg.cut(cfg.gpus)[1] or 1)
     traced = trace.run(cfg, sizes, samples)
-    needs = memory(traced, engine, cfg.sequence_parallel)
+    needs = memory(traced, engine)
     one = traced if samples == 1 else trace.run(cfg, sizes, 1)
     choices = _choices(cfg, one, engine, "as configured")
     everywhere = checkpointed(sizes)
@@ -230,7 +225,7 @@ def _choices(cfg: ForecastConfig, traced: Trace, engine: Engine, how: str) -> li
     found = []
     for stage in (0, 1, 2, 3):
         other = dataclasses.replace(engine, stage=stage, offload=engine.offload and stage > 0)
-        gpus, needs = least_gpus(traced, other, cfg.gpu_memory_gb, cfg.sequence_parallel)
+        gpus, needs = least_gpus(traced, other, cfg.gpu_memory_gb)
         found.append(Choice(stage, how, gpus, "" if gpus else _why(needs, cfg.gpu_memory_gb)))
     return found
 
@@ -251,12 +246,15 @@ def _why(needs: Memory, gpu_memory_gb: float) -> str:
 def _notes(cfg: ForecastConfig) -> list[str]:
     notes = []
     groups = cfg.gpus // cfg.sequence_parallel
-    if not cfg.batch.cut(groups)[0]:
+    if not cfg.cut(cfg.gpus)[0]:
         micro = f" in micro-batches of {cfg.batch.micro_size}" if cfg.batch.micro_size else ""
         what = f"batch.global_size {cfg.batch.global_size} does not divide over {groups} ranks{micro}, which training refuses"
         notes.append(f"{what}: planned with one sample a rank, batch.global_size={groups}")
     if cfg.sequence_parallel > 1:
-        notes.append("sequence_parallel: training does not cut samples over GPUs yet; this is what it would need")
+        notes.append(
+            f"sequence_parallel: a sample's operations are those of its busiest rank times {cfg.sequence_parallel}; what is not "
+            "cut (tokenizer, encoders, joint decoder) runs on every one of them"
+        )
     for name in zero.unmodelled(cfg):
         notes.append(f"deepspeed.extra.{name}: its effect on memory is not known here and not in these numbers")
     if cfg.deepspeed.precision == "autocast_bf16":

@@ -41,8 +41,9 @@ def to_json(forecast: Forecast) -> dict[str, Any]:
         "peak_bytes": needs.peak,
         "needed_bytes": needs.needed,
         "fits": forecast.fits,
-        "operations_per_sample": {kind: traced.total_flops(kind) / traced.samples for kind in KINDS},
-        "operations_per_step": traced.total_flops() / traced.samples * forecast.samples_per_step,
+        "sequence_parallel": traced.team,
+        "operations_per_sample": {kind: traced.total_flops(kind) * traced.team / traced.samples for kind in KINDS},
+        "operations_per_step": traced.total_flops() * traced.team / traced.samples * forecast.samples_per_step,
         "least_gpus": [vars(choice) for choice in forecast.choices],
         "notes": forecast.notes,
     }
@@ -70,14 +71,14 @@ def _parts(forecast: Forecast) -> str:
     ]
     for name in [*counts, *(other for other in OUTSIDE if other not in counts and activations[other] >= SHOWN * GB)]:
         count = counts.get(name, {"trained": 0, "frozen": 0})
-        operations = _flop(sum(flops[kind][name] for kind in KINDS) / traced.samples)
+        operations = _flop(sum(flops[kind][name] for kind in KINDS) * traced.team / traced.samples)
         whole = "".join(
             f"{n / MILLION:>12.2f} M" if n else f"{'-':>14}" for n in (sum(count.values()), *count.values())
         )
         lines.append(f"{name:<20}{whole}{activations[name] / GB:>11.2f} GB{operations:>16}")
     trained, frozen = (sum(c[kind] for c in counts.values()) for kind in ("trained", "frozen"))
     total = "".join(f"{n / MILLION:>12.2f} M" for n in (trained + frozen, trained, frozen))
-    operations = _flop(traced.total_flops() / traced.samples)
+    operations = _flop(traced.total_flops() * traced.team / traced.samples)
     lines.append(f"{'all':<20}{total}{sum(activations.values()) / GB:>11.2f} GB{operations:>16}")
     return "\n".join(lines)
 
@@ -107,7 +108,7 @@ def _memory(forecast: Forecast) -> str:
 
 def _operations(forecast: Forecast) -> str:
     traced, cfg = forecast.traced, forecast.cfg
-    each = {kind: traced.total_flops(kind) / traced.samples for kind in KINDS}
+    each = {kind: traced.total_flops(kind) * traced.team / traced.samples for kind in KINDS}
     step = sum(each.values()) * forecast.samples_per_step
     model = step - each["recomputed"] * forecast.samples_per_step
     lines = [

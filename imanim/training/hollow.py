@@ -20,6 +20,7 @@ from imanim.models.animator import Animator
 from imanim.models.autoencoder import BUILT_IN, CLASSES
 from imanim.models.conditioning import BASE_AUTOENCODERS
 from imanim.models.config import AnimatorConfig
+from imanim.sequence import ALONE, Team
 from imanim.training.config import TrainConfig
 from imanim.training.objective import TrainingModule
 
@@ -80,6 +81,24 @@ class HollowImageEncoder(nn.Module):
         return self.model(pixels, output_hidden_states=True).hidden_states[-2]
 
 
+class HollowTeam(Team):
+    """The first rank of a team without the others: tensors of the right sizes come from them, with nothing in them."""
+
+    def exchange(self, x: Tensor, sent: list[int], got: list[int]) -> Tensor:
+        return _Nothing.apply(x, sum(got))
+
+
+class _Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, got: int) -> Tensor:
+        ctx.sent = len(x)
+        return x.new_empty(got)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].new_empty(ctx.sent), None
+
+
 def build(cfg: TrainConfig, sizes: AnimatorConfig) -> TrainingModule:
     """The module that the engine wraps, on the meta device, its parts trained and frozen as the stage says.
 
@@ -91,6 +110,7 @@ def build(cfg: TrainConfig, sizes: AnimatorConfig) -> TrainingModule:
         wanted = cfg.stage == 3 and sizes.denoiser.image_dim is not None
         encoder: Any = HollowImageEncoder(sizes) if wanted else None
     animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
+    animator.share(HollowTeam(cfg.sequence_parallel) if cfg.sequence_parallel > 1 else ALONE)
     return TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
     ).train()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from imanim import config, distributed
+from imanim import config, distributed, sequence
 from imanim.data.files import write_atomic
 from imanim.data.stream import Batch, close
 from imanim.errors import InputError, LostRankError
@@ -109,7 +109,7 @@ def train(plan: Plan) -> bool:
 
 def accumulate_gradients(run: Run, step: int) -> None:
     """Losses and gradients of one step's micro-batches. With each, the ranks tell each other how they fare."""
-    _, accumulation = run.cfg.batch.cut(distributed.place().world_size)
+    _, accumulation = run.cfg.cut(distributed.place().world_size)
     run.guard.begin()
     for micro in range(accumulation):
         run.watch.mark("waits for its next batch")
@@ -225,6 +225,7 @@ def assemble(plan: Plan) -> Run:
     module = TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
     ).to(device)
+    animator.share(sequence.form(cfg.sequence_parallel))
     engine = engines.build(module, curriculum.parameter_groups(animator, cfg), cfg)
     ema = Ema(animator, cfg.ema_decay) if cfg.ema_decay else None
     if resumed is not None:

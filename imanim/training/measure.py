@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from imanim import distributed
+from imanim import distributed, sequence
 from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig
 from imanim.training import batches, curriculum, hollow, transfer
@@ -87,7 +87,7 @@ def run(cfg: TrainConfig, sizes: AnimatorConfig, steps: int = 3) -> list[dict[st
     with meter.phase("start"):
         module, engine = _assemble(cfg, sizes, device)
         ema = Ema(module.animator, cfg.ema_decay) if cfg.ema_decay else None
-    _, accumulation = cfg.batch.cut(here.world_size)
+    _, accumulation = cfg.cut(here.world_size)
     for step in range(steps):
         engines.set_learning_rates(engine, cfg, step)
         with meter.phase("forward and backward"):
@@ -111,7 +111,7 @@ def _micro_batch(
     engine: Any, cfg: TrainConfig, sizes: AnimatorConfig, device: torch.device, step: int, number: int
 ) -> None:
     """What ``loop.accumulate_gradients`` does with a micro-batch."""
-    micro, accumulation = cfg.batch.cut(distributed.place().world_size)
+    micro, accumulation = cfg.cut(distributed.place().world_size)
     dice = batches.dice(cfg, step, number)
     batch = batches.to_device(hollow.batch(sizes, micro, cfg=cfg), device)
     losses = engine(batches.augment(batch, cfg.data.augment, dice), dice, cfg.max_steps)
@@ -130,4 +130,5 @@ def _assemble(cfg: TrainConfig, sizes: AnimatorConfig, device: torch.device) -> 
     module = TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
     ).to(device)
+    animator.share(sequence.form(cfg.sequence_parallel))
     return module, engines.build(module, curriculum.parameter_groups(animator, cfg), cfg)

@@ -92,6 +92,7 @@ class Trace:
         held: (first operation, last operation, weight): autograd keeps a view of the weight, and so its memory, from one to the
             other, wherever the weight itself has gone.
         flops: kind (see ``KINDS``) to owner to floating-point operations.
+        team: ranks that share the samples (``sequence_parallel``); the numbers are the first one's, which has the most to do.
     """
 
     samples: int
@@ -105,6 +106,7 @@ class Trace:
     uses: tuple[tuple[int, int], ...]
     held: tuple[tuple[int, int, int], ...]
     flops: dict[str, dict[str, int]]
+    team: int = 1
 
     def total_flops(self, *kinds: str) -> int:
         """Of these kinds, by default of all."""
@@ -230,6 +232,7 @@ def run(cfg: TrainConfig, sizes: AnimatorConfig, samples: int) -> Trace:
         tuple(recorder.uses),
         tuple(_held(recorder.views)),
         recorder.flops,
+        cfg.sequence_parallel,
     )
 
 

@@ -78,7 +78,7 @@ def read(cfg: TrainConfig, ranks: int, *, on_gpu: bool = True) -> Engine:
         ranks=ranks,
         weight=BF16 if precision == "bf16" else FP32,
         autocast=precision == "autocast_bf16",
-        accumulation=max(1, cfg.batch.cut(ranks)[1]),
+        accumulation=max(1, cfg.cut(ranks)[1]),
         offload=zero.offload_optimizer is not None,
         on_gpu=on_gpu,
         ema=cfg.ema_decay > 0,

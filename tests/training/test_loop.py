@@ -228,7 +228,7 @@ def test_what_a_sample_meets_does_not_depend_on_how_the_batch_is_cut(folder, tmp
         pieces, shared = [], set()
         for rank in range(ranks):
             monkeypatch.setattr(distributed, "place", lambda r=rank, n=ranks: distributed.Place(r, n, r, n))
-            for number in range(cfg.batch.cut(ranks)[1]):
+            for number in range(cfg.cut(ranks)[1]):
                 dice = batches.dice(cfg, 7, number)
                 pieces.append(dice.randn(3))
                 shared.add(float(torch.rand((), generator=dice.shared)))

@@ -186,12 +186,6 @@ def test_a_higher_stage_never_holds_more():
     assert held == sorted(held, reverse=True)
 
 
-@pytest.mark.parametrize(("owner", "cut"), [("denoiser", True), ("retargeter", True), ("autoencoder", False)])
-def test_sequence_parallelism_cuts_tokens_but_not_the_encoders(owner: str, cut: bool):
-    whole, half = (forecast.memory(trace_of(6000, owner), engine(3), n).passing["activations"] for n in (1, 2))
-    assert half == (whole // 2 if cut else whole)
-
-
 def test_the_peak_is_the_highest_phase_and_something_is_left_free():
     needs = forecast.memory(trace_of(6000), engine(3))
     assert needs.peak == max(needs.phases.values()) == needs.phases["forward and backward"]
@@ -211,13 +205,12 @@ def test_activations_alone_may_be_too_much_for_any_number_of_gpus():
     gpus, needs = forecast.least_gpus(trace_of(50_000), engine(3), 40.0)
     assert gpus is None
     assert forecast._why(needs, 40.0) == "activations alone take 50.0 GB on 1024 GPUs"
-    assert forecast.least_gpus(trace_of(50_000), engine(3), 40.0, sequence_parallel=4)[0] is not None
 
 
 def test_a_world_must_divide_by_the_sequence_parallel_degree():
-    assert forecast.least_gpus(trace_of(1), engine(3), 1000.0, sequence_parallel=8)[0] == 8
+    assert forecast.least_gpus(dataclasses.replace(trace_of(1), team=8), engine(3), 1000.0)[0] == 8
     with pytest.raises(InputError, match="sequence_parallel: 3 divides none"):
-        forecast.least_gpus(trace_of(1), engine(3), 1000.0, sequence_parallel=3)
+        forecast.least_gpus(dataclasses.replace(trace_of(1), team=3), engine(3), 1000.0)
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
