@@ -5,6 +5,7 @@ deepspeed --num_gpus N tests/training/teams.py FOLDER TEAM     (FOLDER holds toy
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from three_stages import STEPS, run, settings  # noqa: E402
 from imanim import distributed  # noqa: E402
 
 FRAMES = 9
+ENGINES = [e for e in itertools.product((0, 1, 2, 3), ("fp32", "bf16", "autocast_bf16")) if e != (3, "fp32")]
+"""The others than stage 3's own."""
 HEADS = {"model_settings.denoiser.heads": 4, "model_settings.denoiser.head_dim": 12}
 
 
@@ -32,6 +35,11 @@ def main(folder: Path, team: int) -> None:
     run(3, settings(folder, f"stage3-{name}", **tiny, **{"batch.micro_size": 2, "ema_decay": 0.9}))
     wan = {**common, "model": f"{toy.WAN},{folder / 'wan.yaml'}"}
     run(3, settings(folder, f"wan-{name}", **wan, **{"model_settings.denoiser.gradient_checkpointing": "true"}))
+    if ranks <= 2:
+        for zero, precision in ENGINES:
+            engine = {"deepspeed.zero_stage": zero, "deepspeed.precision": precision}
+            short = {"max_steps": 2, "monitor.validate_every": 0, "monitor.checkpoint_every": 0}
+            run(3, settings(folder, f"zero-{zero}-{precision}-{name}", **tiny, **engine, **short))
     if team > 1:
         go_on_alone(folder, f"stage3-{name}", {**tiny, "batch.micro_size": 1, "ema_decay": 0.9, "sequence_parallel": 1})
     distributed.stop()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import toy
 from safetensors.torch import load_file
-from teams import FRAMES, HEADS
+from teams import ENGINES, FRAMES, HEADS
 from three_stages import STEPS
 
 from imanim.config import load
@@ -86,6 +86,14 @@ def test_a_team_trains_as_a_rank_alone(runs: Path, stage: str, name: str):
     assert shared[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-5)
     assert shared[0]["grad_norm"] == pytest.approx(alone[0]["grad_norm"], rel=1e-4)
     assert shared[0]["grad_norms"] == pytest.approx(alone[0]["grad_norms"], rel=1e-4)
+
+
+@pytest.mark.parametrize("engine", [f"zero-{zero}-{precision}" for zero, precision in ENGINES])
+def test_every_engine_trains_teams(runs: Path, engine: str):
+    alone, shared = (rows(runs / f"{engine}-{name}") for name in list(WORLDS)[:2])
+    near = 1e-4 if engine.endswith("fp32") else 2e-2
+    assert [row["loss"] for row in shared] == pytest.approx([row["loss"] for row in alone], rel=near)
+    assert shared[0]["grad_norms"] == pytest.approx(alone[0]["grad_norms"], rel=3 * near)
 
 
 @pytest.mark.parametrize("name", list(WORLDS)[1:])
