@@ -19,9 +19,20 @@ class PartConfig:
         "absent", "train, frozen (used, never changed) or absent (not built)"
     )
     lr_scale: float = opt(1.0, "this part's learning rate is optimizer.lr times this")
+    weight_decay: float | None = opt(None, "this part's, instead of optimizer.weight_decay")
+    warmup_steps: int | None = opt(None, "this part's, instead of optimizer.warmup_steps")
+    schedule: Literal["cosine", "constant"] | None = opt(None, "this part's, instead of optimizer.schedule")
+    final_lr_fraction: float | None = opt(None, "this part's, instead of optimizer.final_lr_fraction")
 
     def problems(self) -> list[str]:
-        return [] if self.lr_scale > 0 else [f"lr_scale: {self.lr_scale} must be above 0; to hold a part, mode=frozen"]
+        found = [] if self.lr_scale > 0 else [f"lr_scale: {self.lr_scale} must be above 0; to hold a part, mode=frozen"]
+        return found + self.optimizer(OptimizerConfig()).problems()
+
+    def optimizer(self, everybodys: OptimizerConfig) -> OptimizerConfig:
+        """The optimizer's settings with this part's own laid over them; ``lr`` is still everybody's."""
+        names = ("weight_decay", "warmup_steps", "schedule", "final_lr_fraction")
+        own = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return dataclasses.replace(everybodys, **own)
 
 
 @dataclass

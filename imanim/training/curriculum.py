@@ -38,7 +38,7 @@ def parameter_groups(animator: Animator, cfg: TrainConfig) -> list[dict[str, Any
         matrices = [p for p in parameters if _dimensions(p) > 1]
         vectors = [p for p in parameters if _dimensions(p) <= 1]
         if matrices:
-            decay = cfg.optimizer.weight_decay
+            decay = part.optimizer(cfg.optimizer).weight_decay
             groups.append({"params": matrices, "name": part_name, **common, "weight_decay": decay})
         if vectors:
             groups.append({"params": vectors, "name": f"{part_name}.vectors", **common, "weight_decay": 0.0})
@@ -61,10 +61,10 @@ def lr_factor(step: int, max_steps: int, cfg: OptimizerConfig) -> float:
 
 def set_learning_rates(groups: list[dict[str, Any]], cfg: TrainConfig, step: int) -> dict[str, float]:
     """Sets each group's rate for this step. Returns the rate of each part."""
-    factor = lr_factor(step, cfg.max_steps, cfg.optimizer)
+    factors = {name: lr_factor(step, cfg.max_steps, part.optimizer(cfg.optimizer)) for name, part in cfg.parts.items()}
     rates: dict[str, float] = {}
     for group in groups:
-        group["lr"] = cfg.optimizer.lr * group["lr_scale"] * factor
+        group["lr"] = cfg.optimizer.lr * group["lr_scale"] * factors[group["part"]]
         rates[group["part"]] = group["lr"]
     return rates
 

@@ -31,20 +31,28 @@ def main(folder: Path) -> None:
     distributed.start(timeout_sec=120)
     ranks = distributed.place().world_size
     found = {}
-    for zero, precision in itertools.product((0, 1, 2, 3), ("fp32", "bf16", "autocast_bf16")):
-        found[f"zero {zero}, {precision}"] = examine(folder, f"run-{ranks}-{zero}-{precision}", zero, precision)
+    for name, engine in engines_by_name().items():
+        output = f"run-{ranks}-{name.replace(', ', '-').replace(' ', '-')}"
+        found[name] = examine(folder, output, {f"deepspeed.{key}": value for key, value in engine.items()})
     if distributed.place().is_first:
         (folder / f"found-{ranks}.json").write_text(json.dumps(found))
     distributed.stop()
 
 
-def examine(folder: Path, output: str, zero: int, precision: str) -> dict[str, Any]:
+def engines_by_name() -> dict[str, dict[str, Any]]:
+    """Their settings."""
+    every = [{"zero_stage": z, "precision": p} for z in (0, 1, 2, 3) for p in ("fp32", "bf16", "autocast_bf16")]
+    every += [{**e, "offload": "true"} for e in every if e["zero_stage"] > 0 and e["precision"] != "autocast_bf16"]
+    return {f"zero {e['zero_stage']}, {e['precision']}" + (", offload" if "offload" in e else ""): e for e in every}
+
+
+def examine(folder: Path, output: str, engine: dict[str, Any]) -> dict[str, Any]:
     """Three steps, the second one spoilt, watched from outside; then the same run continued after the second."""
     overrides = settings(
         folder,
         output,
         **{"model": folder / "toy.yaml", "max_steps": 3, "ema_decay": DECAY, "objective.vq_start_fraction": 0},
-        **{"deepspeed.zero_stage": zero, "deepspeed.precision": precision, "monitor.validate_every": 0},
+        **{**engine, "monitor.validate_every": 0},
     )
     cfg = load(TrainConfig, REPOSITORY / "configs" / "stage1.yaml", overrides)
     with loop.assemble(plan.make(cfg)) as run:

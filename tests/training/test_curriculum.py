@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from imanim.config import load
+from imanim.config import ConfigError, load
 from imanim.models.animator import PARTS, Animator
 from imanim.models.config import AnimatorConfig
 from imanim.training import curriculum
@@ -87,6 +87,27 @@ def test_setting_rates_touches_each_group_by_its_own_scale():
     rates = curriculum.set_learning_rates(groups, cfg, 0)
     assert rates == pytest.approx({"denoiser": 1e-3, "tokenizer_encoder": 1e-4})
     assert groups[1]["lr"] == pytest.approx(1e-4)
+
+
+def test_a_part_may_have_a_schedule_and_a_weight_decay_of_its_own():
+    own = ["weight_decay=0.2", "warmup_steps=4", "schedule=constant"]
+    cfg = stage(3, "optimizer.warmup_steps=0", "optimizer.lr=0.001", *(f"parts.expression.{word}" for word in own))
+    animator = Animator(AnimatorConfig(), cfg.parts.built())
+    groups = curriculum.parameter_groups(animator, cfg)
+    decays = {group["name"]: group["weight_decay"] for group in groups}
+    assert decays["expression"] == 0.2 and decays["expression.vectors"] == 0 and decays["denoiser"] == 0.01
+    first, last = (curriculum.set_learning_rates(groups, cfg, step) for step in (0, cfg.max_steps))
+    assert first["expression"] == pytest.approx(0.25e-3) and first["denoiser"] == pytest.approx(1e-3)
+    assert last["expression"] == pytest.approx(1e-3) and last["denoiser"] == pytest.approx(0.05e-3)
+
+
+def test_a_parts_own_settings_are_checked_like_the_optimizers():
+    with pytest.raises(ConfigError) as refused:
+        stage(3, "parts.denoiser.warmup_steps=-1", "parts.retargeter.final_lr_fraction=2")
+    assert [line.partition(".yaml: ")[2] for line in refused.value.problems] == [
+        "parts.retargeter.final_lr_fraction: 2.0 must lie in [0, 1]",
+        "parts.denoiser.warmup_steps: -1 must not be negative",
+    ]
 
 
 def test_the_summary_names_absent_parts_and_counts_the_codebook_as_buffers():

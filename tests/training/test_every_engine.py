@@ -1,8 +1,7 @@
-"""Twelve engines, ZeRO 0 to 3 times three precisions, on one rank and on two: gradients, averages, bad steps, checkpoints."""
+"""ZeRO 0 to 3 times three precisions, some offloaded, on one rank and on two: gradients, averages, bad steps, checkpoints."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -10,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import every_engine
 import pytest
 import toy
 
 SCRIPT = Path(__file__).with_name("every_engine.py")
-ENGINES = [f"zero {z}, {p}" for z, p in itertools.product((0, 1, 2, 3), ("fp32", "bf16", "autocast_bf16"))]
+ENGINES = list(every_engine.engines_by_name())
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
