@@ -33,7 +33,7 @@ MARGIN, CONTEXT_BYTES = 0.10, 1e9
 WORLDS = tuple(2**i for i in range(11))
 """Numbers of GPUs that are tried."""
 START, PASS, STEP = PHASES
-"""A run's phases. At the start every GPU gets the whole model in float32, before ZeRO cuts it."""
+"""A run's phases. At the start every GPU gets the whole model, before ZeRO cuts it."""
 
 
 @dataclass

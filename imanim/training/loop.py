@@ -222,9 +222,10 @@ def assemble(plan: Plan) -> Run:
     encoder = image_encoder(sizes) if cfg.stage == 3 else None
     _prepare_output(plan)
     monitor = Monitor(cfg, sizes, device, plan.start)  # before the engine: it may trace the model
+    # The engine moves it to the GPU, in the precision that it has there: half the memory in bf16.
     module = TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
-    ).to(device)
+    )
     animator.share(sequence.form(cfg.sequence_parallel))
     engine = engines.build(module, curriculum.parameter_groups(animator, cfg), cfg)
     ema = Ema(animator, cfg.ema_decay) if cfg.ema_decay else None

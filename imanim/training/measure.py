@@ -85,7 +85,7 @@ def run(cfg: TrainConfig, sizes: AnimatorConfig, steps: int = 3) -> list[dict[st
     _import_what_is_needed()
     meter = Meter(device)
     with meter.phase("start"):
-        module, engine = _assemble(cfg, sizes, device)
+        module, engine = _assemble(cfg, sizes)
         ema = Ema(module.animator, cfg.ema_decay) if cfg.ema_decay else None
     _, accumulation = cfg.cut(here.world_size)
     for step in range(steps):
@@ -120,7 +120,7 @@ def _micro_batch(
         engine.step()
 
 
-def _assemble(cfg: TrainConfig, sizes: AnimatorConfig, device: torch.device) -> tuple[TrainingModule, Any]:
+def _assemble(cfg: TrainConfig, sizes: AnimatorConfig) -> tuple[TrainingModule, Any]:
     """As ``loop.assemble`` does, without weights and data."""
     animator = transfer.build_empty(cfg, sizes)
     vae = hollow.autoencoder(sizes) if cfg.stage > 1 else None
@@ -129,6 +129,6 @@ def _assemble(cfg: TrainConfig, sizes: AnimatorConfig, device: torch.device) -> 
         encoder = hollow.HollowImageEncoder(sizes)
     module = TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
-    ).to(device)
+    )
     animator.share(sequence.form(cfg.sequence_parallel))
     return module, engines.build(module, curriculum.parameter_groups(animator, cfg), cfg)

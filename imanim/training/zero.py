@@ -292,12 +292,13 @@ def step(trace: Trace, z: Engine) -> int:
 
 
 def start(trace: Trace, z: Engine) -> int:
-    """Bytes on the GPU while the engine is built: the model arrives whole and in float32, and is cut afterwards."""
+    """Bytes on the GPU while the engine is built: the model arrives whole, in its own precision (on a CPU it is there in float32
+    before), and is cut afterwards."""
     total, trained = _elements(trace.weights), _elements(trace.weights, trained=True)
     groups = list(_groups([w for w in trace.weights if w.trained]).values())
     gpu = held(trace, z)[0]
     masters, done = gpu["master weights"], sum(gpu.values()) - gpu["optimizer"]
-    most = max(total * FP32, done)
+    most = max(total * (z.weight if z.on_gpu else FP32), done)
     if z.stage == 0 and z.weight == BF16:
         # DeepSpeed takes a step with gradients of zero, so that Adam's state is there.
         most = max(most, gpu["weights"] + masters + gpu["optimizer"] + step(trace, z))

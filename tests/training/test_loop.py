@@ -205,7 +205,7 @@ def test_a_signal_during_validation_leaves_the_validation(alone):
                 os.kill(os.getpid(), signal.SIGUSR1)
             return Losses(torch.tensor(1.0), {})
 
-    cfg = SimpleNamespace(seed=0, stage=1, batch=SimpleNamespace(cut=lambda ranks: (1, 1)))
+    cfg = SimpleNamespace(seed=0, stage=1, sequence_parallel=1, cut=lambda ranks: (1, 1))
     held_out = [{"number": i, "keys": []} for i in range(5)]
     run: Any = SimpleNamespace(
         engine=Engine([]), validation=held_out, cfg=cfg, device=torch.device("cpu"), stopper=stopper, watch=Watch(60)

@@ -159,8 +159,10 @@ def test_the_optimizers_step_needs_gradients_in_float32_and_adams_temporaries():
     assert zero.step(t, engine(3, on_gpu=False)) == n // 4 * (4 + 8)
 
 
-def test_a_run_starts_with_the_whole_model_in_float32_on_every_rank():
-    assert zero.start(BIG, engine(3, ranks=1024, weight=2, reduce_bucket=1)) == 4 * W
+def test_a_run_starts_with_the_whole_model_on_every_rank_on_a_cpu_in_float32():
+    assert zero.start(BIG, engine(3, ranks=1024, weight=4, reduce_bucket=1)) == 4 * W
+    assert zero.start(BIG, engine(3, ranks=1024, weight=2, reduce_bucket=1)) == 2 * W
+    assert zero.start(BIG, engine(3, ranks=1024, weight=2, reduce_bucket=1, on_gpu=False)) == 4 * W
     assert zero.start(BIG, engine(2, ranks=1024)) >= 4 * (W + T)  # copied into one piece
 
 
