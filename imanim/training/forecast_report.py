@@ -102,7 +102,9 @@ def _memory(forecast: Forecast) -> str:
     if any(needs.host.values()):
         lines.append(f"  offloaded to the machine's memory: {sum(needs.host.values()) / GB:.2f} GB a rank")
     whole = sum(w.elements for w in forecast.traced.weights) * 4 / GB
-    lines.append(f"  the machine's memory while a run starts: {whole:.2f} GB a rank, the model in float32")
+    lines.append(
+        f"  the first rank's memory while a run starts: {whole:.2f} GB, the model in float32; other ranks read nothing"
+    )
     return "\n".join(line.rstrip() for line in lines)
 
 

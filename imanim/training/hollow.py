@@ -21,6 +21,7 @@ from imanim.models.autoencoder import BUILT_IN, CLASSES
 from imanim.models.conditioning import BASE_AUTOENCODERS
 from imanim.models.config import AnimatorConfig
 from imanim.sequence import ALONE, Team
+from imanim.training import transfer
 from imanim.training.config import TrainConfig
 from imanim.training.objective import TrainingModule
 
@@ -109,7 +110,7 @@ def build(cfg: TrainConfig, sizes: AnimatorConfig) -> TrainingModule:
         vae = autoencoder(sizes) if cfg.stage > 1 else None
         wanted = cfg.stage == 3 and sizes.denoiser.image_dim is not None
         encoder: Any = HollowImageEncoder(sizes) if wanted else None
-    animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
+    transfer.set_modes(animator, cfg)
     animator.share(HollowTeam(cfg.sequence_parallel) if cfg.sequence_parallel > 1 else ALONE)
     return TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder

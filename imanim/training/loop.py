@@ -212,12 +212,14 @@ def assemble(plan: Plan) -> Run:
     # The watch ends a run that hangs, and says why; the process group's own limit only comes after it.
     device = distributed.start(timeout_sec=2 * cfg.failures.timeout_sec + 60)
     if resumed is None:
-        animator, origin = transfer.build(cfg, sizes, plan.train)
+        animator, origin = transfer.once(cfg, sizes, lambda: transfer.build(cfg, sizes, plan.train))
     else:
         # Under adapters the base's own weights are in no checkpoint.
         adapters = sizes.denoiser.lora_rank > 0 and cfg.parts.denoiser.mode != "absent"
-        animator = transfer.build_empty(cfg, sizes, from_base=adapters)
-        origin = dict(resumed.state["origin"])
+        known = dict(resumed.state["origin"])
+        animator, origin = transfer.once(
+            cfg, sizes, lambda: (transfer.build_empty(cfg, sizes, from_base=adapters), known)
+        )
     vae: Any = load_autoencoder(autoencoder_folder(sizes)) if cfg.stage > 1 else None
     encoder = image_encoder(sizes) if cfg.stage == 3 else None
     _prepare_output(plan)

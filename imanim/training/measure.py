@@ -122,7 +122,7 @@ def _micro_batch(
 
 def _assemble(cfg: TrainConfig, sizes: AnimatorConfig) -> tuple[TrainingModule, Any]:
     """As ``loop.assemble`` does, without weights and data."""
-    animator = transfer.build_empty(cfg, sizes)
+    animator, _ = transfer.once(cfg, sizes, lambda: (transfer.build_empty(cfg, sizes), {}))
     vae = hollow.autoencoder(sizes) if cfg.stage > 1 else None
     encoder: Any = None
     if cfg.stage == 3 and sizes.denoiser.image_dim is not None:

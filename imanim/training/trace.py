@@ -28,7 +28,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from imanim.data.dice import Dice
 from imanim.models.config import AnimatorConfig
-from imanim.training import batches, hollow
+from imanim.training import batches, hollow, transfer
 from imanim.training.config import TrainConfig
 from imanim.training.objective import TrainingModule
 
@@ -269,13 +269,8 @@ def _weights(module: TrainingModule) -> tuple[Weight, ...]:
 
 def _fill(module: nn.Module, dtype: torch.dtype | None = None) -> None:
     """Puts tensors of the current mode in the place of a meta module's. ``dtype`` is the parameters'; DeepSpeed casts no buffer."""
-    made: dict[int, nn.Parameter] = {}
+    transfer.allocate(module, dtype)
     for child in module.modules():
-        for name, p in child._parameters.items():
-            if p is not None:
-                if id(p) not in made:
-                    made[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=dtype or p.dtype), p.requires_grad)
-                child._parameters[name] = made[id(p)]
         for name, b in child._buffers.items():
             if b is not None:
                 child._buffers[name] = torch.empty(b.shape, dtype=b.dtype)

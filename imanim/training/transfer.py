@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import imanim
 from imanim import config, distributed
 from imanim.data.shards import ShardSet
 from imanim.errors import InputError
-from imanim.models import conditioning, files, sizes
-from imanim.models.animator import Animator, initialise_joint_prior
+from imanim.models import files, sizes
+from imanim.models.animator import Animator, empty, initialise_joint_prior
 from imanim.models.config import AnimatorConfig
 from imanim.models.joints import joint_weight
 from imanim.revision import revision
@@ -66,8 +66,45 @@ def model_config(cfg: TrainConfig) -> AnimatorConfig:
     return config.from_dict(AnimatorConfig, config.merge(saved, cfg.model_settings), name=name)
 
 
+def once(
+    cfg: TrainConfig, model: AnimatorConfig, make: Callable[[], tuple[Animator, dict[str, str]]]
+) -> tuple[Animator, dict[str, str]]:
+    """What ``make`` builds on the first rank; on the others the same with parameters that hold nothing yet. A collective.
+
+    When the engine is built, DeepSpeed sends the first rank's parameters to all. So the weights are read once, however many
+    ranks there are, and a machine with eight of them needs memory for one model: what is allocated and not written takes none.
+
+    Raises:
+        InputError: on every rank, what ``make`` raised.
+    """
+    if distributed.place().world_size == 1:
+        return make()
+    if not distributed.place().is_first:
+        problem, origin, buffers = distributed.from_first(None)
+        if problem is not None:
+            raise InputError(problem)
+        return _room(cfg, model, buffers), origin
+    try:
+        animator, origin = make()
+    except Exception as error:
+        distributed.from_first((str(error) or type(error).__name__, None, None))
+        raise
+    distributed.from_first((None, origin, dict(animator.named_buffers())))
+    return animator, origin
+
+
+def _room(cfg: TrainConfig, model: AnimatorConfig, buffers: Mapping[str, Tensor]) -> Animator:
+    """This stage's parts with these buffers and room for parameters, in the precision that the engine is going to give them."""
+    animator = empty(model, cfg.parts.built())
+    allocate(animator, torch.bfloat16 if cfg.deepspeed.precision == "bf16" else torch.float32)
+    for name, buffer in animator.named_buffers():
+        buffer.copy_(buffers[name])
+    set_modes(animator, cfg)
+    return animator
+
+
 def build(cfg: TrainConfig, model: AnimatorConfig, shards: ShardSet | None) -> tuple[Animator, dict[str, str]]:
-    """Builds this stage's parts, the same on every rank, and gives them the weights they start with.
+    """Builds this stage's parts and gives them the weights they start with.
 
     Args:
         shards: the training data, whose joints set the start of parts that are new (see ``initialise_joint_prior``); None
@@ -80,12 +117,6 @@ def build(cfg: TrainConfig, model: AnimatorConfig, shards: ShardSet | None) -> t
         InputError: a tensor of ``init_from`` has another shape, or a frozen part has no weights.
     """
     from_base = wants_base(cfg, model)
-    if from_base and model.denoiser.prompt is not None:
-        # One rank runs the text encoder; the others find what it left.
-        if distributed.place().is_first:
-            conditioning.prompt_embedding(model, model.denoiser.prompt)
-        if distributed.place().world_size > 1:
-            distributed.barrier()
     animator = build_empty(cfg, model, from_base=from_base)
     if shards is not None:
         joints = sample_joints(shards)
@@ -119,8 +150,24 @@ def build_empty(cfg: TrainConfig, model: AnimatorConfig, *, from_base: bool = Fa
     is loaded into."""
     torch.manual_seed(cfg.seed)
     animator = Animator(model, cfg.parts.built(), from_base=from_base)
-    animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
+    set_modes(animator, cfg)
     return animator
+
+
+def set_modes(animator: Animator, cfg: TrainConfig) -> None:
+    """Trains and freezes the parts as the curriculum says."""
+    animator.set_modes({name: part.mode for name, part in cfg.parts.items() if part.mode != "absent"})
+
+
+def allocate(module: nn.Module, dtype: torch.dtype | None = None) -> None:
+    """Puts uninitialised parameters in the place of a meta module's; ``dtype`` instead of their own. Shared ones stay shared."""
+    made: dict[int, nn.Parameter] = {}
+    for child in module.modules():
+        for name, p in child._parameters.items():
+            if p is not None:
+                if id(p) not in made:
+                    made[id(p)] = nn.Parameter(torch.empty(p.shape, dtype=dtype or p.dtype), p.requires_grad)
+                child._parameters[name] = made[id(p)]
 
 
 def sample_joints(shards: ShardSet, clips: int = 64) -> Tensor:
