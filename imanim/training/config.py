@@ -249,6 +249,9 @@ class TrainConfig:
     optimizer: OptimizerConfig = opt(OptimizerConfig(), "AdamW and its schedule")
     batch: BatchConfig = opt(BatchConfig(), "batch geometry")
     deepspeed: DeepSpeedConfig = opt(DeepSpeedConfig(), "engine")
+    compile: bool = opt(
+        False, "torch.compile for the model's repeated blocks: the first step takes a minute or more, later ones less"
+    )
     monitor: MonitorConfig = opt(MonitorConfig(), "logs, pictures, checkpoints")
     failures: FailureConfig = opt(FailureConfig(), "what is borne, and when a run ends")
 
@@ -285,10 +288,10 @@ NEEDED: dict[int, tuple[str, ...]] = {
 MAY_CHANGE = (
     *("output", "resume", "max_steps", "max_minutes", "monitor", "failures", "init_from", "model", "model_settings"),
     *("data.train", "data.validation", "data.validation_split", "data.workers", "data.latents"),
-    *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size"),
+    *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size", "compile"),
 )
 """Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by
-content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents).
+content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents, compiled blocks).
 ``max_steps`` moves the end of the schedule: a longer run."""
 
 
