@@ -8,6 +8,8 @@ one pair around each block instead of one around every layer of it: DeepSpeed ta
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import nn
@@ -22,8 +24,8 @@ BLOCKS: tuple[type[nn.Module], ...] = (Block, TiTokBlock, FactorisedLayer, Expre
 """The classes of which the model has several in a row."""
 
 VERSIONS = 64
-"""Most versions of one class's code: by width, by whether gradients are wanted, by shape until torch makes it a variable. Torch's
-own limit of 8 is meant for one module."""
+"""Most versions of one class's code: by width, by whether gradients are wanted, by shape (training, validation, pictures). Torch's
+own limit of 8 is soon reached where all blocks of a class share it; beyond ours the run ends (:func:`failure`)."""
 
 
 def check(device: torch.device) -> None:
@@ -40,7 +42,7 @@ def check(device: torch.device) -> None:
 
 
 def compile_blocks(module: nn.Module, *, shapes: bool) -> None:
-    """Has every repeated block of ``module`` compiled when it first runs. Before the engine is built; names and weights stay.
+    """Has every repeated block of ``module`` compiled when it first runs. Before DeepSpeed sees it; names and weights stay.
 
     Args:
         shapes: samples come in several (``data.buckets``): code for any shape instead of one version each. Torch would change
@@ -49,12 +51,11 @@ def compile_blocks(module: nn.Module, *, shapes: bool) -> None:
     """
     from deepspeed.utils import set_z3_leaf_module
 
+    how: Any = {"fullgraph": True, "dynamic": shapes, "recompile_limit": VERSIONS}
     for block in module.modules():
         if isinstance(block, BLOCKS):
             set_z3_leaf_module(block, True)
-            block.forward = torch.compile(
-                block.forward, fullgraph=True, dynamic=shapes, recompile_limit=VERSIONS
-            )
+            block.forward = torch.compile(block.forward, **how)
 
 
 def failure(error: BaseException | None) -> InputError | None:
@@ -63,7 +64,9 @@ def failure(error: BaseException | None) -> InputError | None:
 
     if not isinstance(error, (TorchDynamoException, FailOnRecompileLimitHit)):
         return None
-    return InputError(f"compile: true, but a block of this model cannot be compiled ({_first_line(error)}); set compile=false")
+    return InputError(
+        f"compile: true, but a block of this model cannot be compiled ({_first_line(error)}); set compile=false"
+    )
 
 
 def _first_line(error: BaseException) -> str:

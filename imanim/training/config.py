@@ -291,7 +291,8 @@ MAY_CHANGE = (
     *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size", "compile"),
 )
 """Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by
-content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents, compiled blocks).
+content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents,
+compiled blocks).
 ``max_steps`` moves the end of the schedule: a longer run."""
 
 

@@ -229,8 +229,6 @@ def assemble(plan: Plan) -> Run:
     module = TrainingModule(
         animator, cfg.stage, cfg.objective, total_steps=cfg.max_steps, vae=vae, image_encoder=encoder
     ).to(device)
-    if cfg.compile:
-        compiling.compile_blocks(module, shapes=cfg.data.buckets)
     engine = engines.build(module, curriculum.parameter_groups(animator, cfg), cfg)
     ema = Ema(animator, cfg.ema_decay) if cfg.ema_decay else None
     if resumed is not None:

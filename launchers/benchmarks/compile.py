@@ -10,7 +10,6 @@ empty cache of its own, so the time to the first step holds all that compiling t
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -39,9 +38,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
                         batch=args.batch,
                         extra=[*extra, f"compile={str(compiled).lower()}"],
                     )
-                    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{output}-cache"
                     command = [*runs.start(), "launchers/train.py", "--config", "configs/stage3.yaml", *words]
-                    return runs.train(command, output)
+                    return runs.train(["env", f"TORCHINDUCTOR_CACHE_DIR={output}-cache", *command], output)
 
                 return once
 

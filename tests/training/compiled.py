@@ -1,4 +1,4 @@
-"""Run by test_compiling.py: stage 3 under ZeRO 3, every weight cut, as it is and compiled; the latter also interrupted and continued.
+"""Run by test_compiling.py: stage 3 under ZeRO 3, every weight cut, plain and compiled, both also continued from step 2.
 
 python tests/training/compiled.py FOLDER     (FOLDER holds toy.yaml, shards/ and stage2/); writes FOLDER/found.json
 """

@@ -67,8 +67,8 @@ def test_a_compiled_run_under_zero_3_is_the_plain_one_in_one_graph_a_block(found
     plain, compiled = found["plain"], found["compiled"]
     assert compiled["losses"] == pytest.approx(plain["losses"], rel=1e-5)
     assert compiled["norms"] == pytest.approx(plain["norms"], rel=1e-4)
-    # The frozen encoder's block, the identity encoder's, the retargeter's, the DiT's two in one.
-    assert (compiled["graphs"], compiled["breaks"]) == (4, 0)
+    # The trial's line, the frozen encoder's block, the identity encoder's, the retargeter's, the DiT's two in one.
+    assert (compiled["graphs"], compiled["breaks"]) == (5, 0)
 
 
 @needs_cxx
@@ -110,7 +110,7 @@ def test_samples_of_several_shapes_share_their_code(monkeypatch: pytest.MonkeyPa
     compiling.compile_blocks(model, shapes=shapes)
     before = counters["stats"]["unique_graphs"]
     for length in (3, 5, 7):
-        model(torch.ones(2, length, 8))
+        model(torch.ones(2, length, 8, requires_grad=True))
     assert counters["stats"]["unique_graphs"] - before == versions
 
 
