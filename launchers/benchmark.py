@@ -14,6 +14,7 @@ from imanim.errors import InputError
 BENCHMARKS = {
     "step": "a training step and its memory against a plain diffusers + accelerate loop; the time to the first step",
     "zero": "a training step under ZeRO 3 against ZeRO 0, on one rank and on two",
+    "compile": "a training step compiled (torch.compile) against one as it is; what compiling costs at the start",
     "loader": "clips read and decoded per CPU-second against the webdataset package",
     "latents": "what the latent cache gains, and reading it against the webdataset package",
 }

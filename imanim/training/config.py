@@ -266,6 +266,9 @@ class TrainConfig:
         "videos in less memory a GPU, at most as many as latent frames and attention heads",
     )
     deepspeed: DeepSpeedConfig = opt(DeepSpeedConfig(), "engine")
+    compile: bool = opt(
+        False, "torch.compile for the model's repeated blocks: the first step takes a minute or more, later ones less"
+    )
     monitor: MonitorConfig = opt(MonitorConfig(), "logs, pictures, checkpoints")
     failures: FailureConfig = opt(FailureConfig(), "what is borne, and when a run ends")
 
@@ -287,6 +290,8 @@ class TrainConfig:
             found.append(
                 "sequence_parallel: a codebook that trains would count every sample once a rank; freeze it or set 1"
             )
+        if self.sequence_parallel > 1 and self.compile:
+            found.append("compile: blocks whose tokens lie on several ranks cannot be compiled; set sequence_parallel=1 or false")
         if self.stage == 1 and self.data.latents == "use":
             found.append("data.latents: use, but stage 1 has no autoencoder; set auto or encode")
         needed = NEEDED[self.stage]
@@ -315,16 +320,12 @@ NEEDED: dict[int, tuple[str, ...]] = {
 MAY_CHANGE = (
     *("output", "resume", "max_steps", "max_minutes", "monitor", "failures", "init_from", "model", "model_settings"),
     *("data.train", "data.validation", "data.validation_split", "data.workers", "data.latents"),
-    *(
-        "deepspeed.zero_stage",
-        "deepspeed.offload",
-        "deepspeed.persistent_elements",
-        "batch.micro_size",
-        "sequence_parallel",
-    ),
+    *("deepspeed.zero_stage", "deepspeed.offload", "deepspeed.persistent_elements", "batch.micro_size"),
+    *("sequence_parallel", "compile"),
 )
 """Settings that a resumed run may change: what they do is over (init_from), does not touch what is learned, or is compared by
-content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents).
+content instead (the model's sizes, the data's fingerprint), or only does the work otherwise (ZeRO, micro-batches, cached latents,
+compiled blocks).
 ``max_steps`` moves the end of the schedule: a longer run."""
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from imanim import distributed
-from imanim.training import curriculum
+from imanim.training import compiling, curriculum
 from imanim.training.config import TrainConfig
 
 
@@ -64,6 +64,8 @@ def build(module: nn.Module, groups: list[dict[str, Any]], cfg: TrainConfig) -> 
     logger.setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+    if cfg.compile:
+        compiling.compile_blocks(module, shapes=cfg.data.buckets)
     optimizer = torch.optim.AdamW(groups, lr=cfg.optimizer.lr, betas=cfg.optimizer.betas, eps=cfg.optimizer.eps)
     settings = deepspeed_settings(cfg, distributed.place().world_size)
     engine, _, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=settings)

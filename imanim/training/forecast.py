@@ -257,6 +257,10 @@ def _notes(cfg: ForecastConfig) -> list[str]:
         )
     for name in zero.unmodelled(cfg):
         notes.append(f"deepspeed.extra.{name}: its effect on memory is not known here and not in these numbers")
+    if cfg.compile:
+        notes.append(
+            "compile: planned as without; compiled blocks keep other activations, and ZeRO 3 gathers each of them whole"
+        )
     if cfg.deepspeed.precision == "autocast_bf16":
         notes.append("autocast_bf16 is traced as on a CPU; a GPU keeps a few more operations in float32")
     return notes

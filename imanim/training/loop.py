@@ -20,7 +20,7 @@ from imanim.models.animator import Animator
 from imanim.models.autoencoder import load_autoencoder
 from imanim.models.conditioning import autoencoder_folder, image_encoder
 from imanim.models.config import AnimatorConfig
-from imanim.training import batches, checkpoint, curriculum, transfer, validation
+from imanim.training import batches, checkpoint, compiling, curriculum, transfer, validation
 from imanim.training import engine as engines
 from imanim.training.config import TrainConfig
 from imanim.training.ema import Ema
@@ -72,6 +72,8 @@ class Run:
             raise LostRankError(
                 f"rank {distributed.place().rank}: {gone}; the same command continues from the newest checkpoint"
             ) from None
+        if (told := compiling.failure(error)) is not None:
+            raise told from None
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             raise InputError(
                 f"rank {distributed.place().rank}: {str(error).strip()} Most often memory ran out (the kernel's log says so), or "
@@ -211,6 +213,8 @@ def assemble(plan: Plan) -> Run:
     cfg, sizes, resumed = plan.cfg, plan.sizes, plan.checkpoint
     # The watch ends a run that hangs, and says why; the process group's own limit only comes after it.
     device = distributed.start(timeout_sec=2 * cfg.failures.timeout_sec + 60)
+    if cfg.compile:
+        compiling.check(device)
     if resumed is None:
         animator, origin = transfer.once(cfg, sizes, lambda: transfer.build(cfg, sizes, plan.train))
     else:

@@ -9,12 +9,13 @@ import pytest
 
 from imanim.errors import InputError
 from launchers import benchmark
+from launchers.benchmarks import compile as compiling
 from launchers.benchmarks import loader, runs, step, zero
 from launchers.benchmarks.runs import Timed
 
 
 def test_an_unknown_benchmark_is_refused_with_the_names_there_are(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(InputError, match="no such benchmark; use one of step, zero, loader, latents"):
+    with pytest.raises(InputError, match="no such benchmark; use one of step, zero, compile, loader, latents"):
         benchmark.main(["speed"])
     assert benchmark.main([]) == 0
     said = capsys.readouterr().out
@@ -56,3 +57,21 @@ def test_zero_3_is_timed_against_zero_0(tmp_path: Path):
     found = zero.run(["--ranks", "1", "--steps", "1", "--batch", "1", "--turns", "1"])
     one = found["ranks_1"]
     assert one["step"]["ratio"] == pytest.approx(one["zero_3"]["step_sec"] / one["zero_0"]["step_sec"])
+
+
+def test_compiled_and_plain_trainings_differ_in_nothing_else_and_start_with_an_empty_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    asked: list[list[str]] = []
+
+    def train(command: list[str], output: Path) -> Timed:
+        asked.append([word for word in command if not word.startswith("output=")])
+        return Timed([1.0 if "compile=true" in command else 2.0], 9.0, 100)
+
+    monkeypatch.setattr(runs, "train", train)
+    found = compiling.run(["--zero", "3", "--turns", "2", "--data", str(tmp_path), "--json", str(tmp_path / "f")])
+    assert json.loads((tmp_path / "f").read_text()) == found and found["zero_3"]["step"]["turns"] == [0.5, 0.5]
+    for one, other in zip(asked[::2], asked[1::2]):
+        assert {a for a, b in zip(one[2:], other[2:], strict=True) if a != b} == {"compile=true"}
+    assert len({command[1] for command in asked}) == 4 and all("CACHE_DIR" in command[1] for command in asked)
+    assert "step, compiled over plain: x0.50" in capsys.readouterr().out

@@ -132,6 +132,8 @@ def test_what_cannot_be_shared_is_refused_before_anything_starts(tmp_path: Path,
         config(tmp_path, 1, sequence_parallel=2)
     with pytest.raises(Exception, match="sequence_parallel: a codebook that trains"):
         config(tmp_path, 2, sequence_parallel=2, **{"parts.codebook.mode": "train"})
+    with pytest.raises(Exception, match="compile: blocks whose tokens lie on several ranks"):
+        config(tmp_path, 3, sequence_parallel=2, compile="true")
     with pytest.raises(InputError, match="sequence_parallel: 2: 1 ranks are no multiple of it"):
         plan.make(config(tmp_path, 3, sequence_parallel=2))
     monkeypatch.setenv("RANK", "0")
