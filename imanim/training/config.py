@@ -291,7 +291,9 @@ class TrainConfig:
                 "sequence_parallel: a codebook that trains would count every sample once a rank; freeze it or set 1"
             )
         if self.sequence_parallel > 1 and self.compile:
-            found.append("compile: blocks whose tokens lie on several ranks cannot be compiled; set sequence_parallel=1 or false")
+            found.append(
+                "compile: blocks whose tokens lie on several ranks cannot be compiled; set sequence_parallel=1 or false"
+            )
         if self.stage == 1 and self.data.latents == "use":
             found.append("data.latents: use, but stage 1 has no autoencoder; set auto or encode")
         needed = NEEDED[self.stage]
