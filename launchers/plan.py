@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -138,11 +139,17 @@ def _measured_apart(run: RunConfig, cfg: ValidationConfig) -> dict[str, dict[str
         command = [*start, "launchers/plan.py", "--measure", "--json", str(result), "--config", run.config, *settings]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode or not result.is_file():
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise InputError(
-                f"{VALIDATION.name}: {run.config} {' '.join(run.overrides)}: could not be measured ({last})"
+                f"{VALIDATION.name}: {run.config} {' '.join(run.overrides)}: could not be measured: {_reason(done.stderr)}"
             )
         return json.loads(result.read_text())
+
+
+def _reason(said: str) -> str:
+    """What a failed process said: its error, which torchrun follows with a report of its own."""
+    lines = [line.strip() for line in said.splitlines() if line.strip(" =-\t")]
+    errors = [line for line in lines if re.match(r"(\[rank\d+\]: *)?(error:|[\w.]*(Error|Exception)\b)", line)]
+    return (errors or lines or ["no message"])[-1]
 
 
 def _name(run: RunConfig) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launchers import main as command
+from launchers import plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -102,3 +103,18 @@ def test_settings_lists_the_plans_own_keys():
     assert (
         done.returncode == 0 and "gpu_memory_gb (float, 80.0)" in done.stdout and "deepspeed.zero_stage" in done.stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("error: base: no such folder\nE1125 failed\n======\n", "error: base: no such folder"),
+        (
+            "Traceback\n[rank1]: RuntimeError: closed by peer\nRoot Cause:\n  exitcode: 1\n=====\n",
+            "[rank1]: RuntimeError: closed by peer",
+        ),
+        ("\n", "no message"),
+    ],
+)
+def test_a_run_that_cannot_be_measured_says_its_own_error_and_not_the_launchers_report(said: str, reason: str):
+    assert plan._reason(said) == reason
