@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
+from launching import launch
 from three_stages import CONFIGS, STEPS
 
 from imanim.config import load
@@ -115,21 +113,7 @@ def test_nothing_that_fits_is_refused_before_anything_starts(folder: Path) -> No
 
 
 def test_three_stages_train_on_several_shapes_and_go_on_bit_for_bit(folder: Path) -> None:
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2"]
-    done = subprocess.run(
-        [
-            *launcher,
-            "--master_port",
-            str(20000 + (os.getpid() + 7) % 20000),
-            str(Path(__file__).with_name("shapes.py")),
-            str(folder),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    launch(Path(__file__).with_name("shapes.py"), 2, folder)
     for stage in (1, 2, 3):
         rows = [row for row in read_metrics(folder / f"stage{stage}") if "loss" in row]
         assert len(rows) == STEPS and all(math.isfinite(row["loss"]) for row in rows)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import every_engine
 import pytest
 import toy
+from launching import launch
 
 SCRIPT = Path(__file__).with_name("every_engine.py")
 ENGINES = list(every_engine.engines_by_name())
@@ -22,16 +20,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder, ranks = tmp_path_factory.mktemp("engines"), request.param
     toy.write_model(folder)
     toy.write_shards(folder / "shards")
-    port = str(20000 + os.getpid() % 20000)
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks), "--master_port", port]
-    done = subprocess.run(
-        [*launcher, str(SCRIPT), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    launch(SCRIPT, ranks, folder)
     return json.loads((folder / f"found-{ranks}.json").read_text())
 
 

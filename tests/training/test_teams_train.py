@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toy
+from launching import launch
 from safetensors.torch import load_file
 from teams import ENGINES, FRAMES, HEADS
 from three_stages import STEPS
@@ -35,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teams")
     write(folder)
     for ranks, team in WORLDS.values():
-        launch(folder, ranks, team)
+        launch(SCRIPT, ranks, folder, team, **{conditioning.CACHE_VARIABLE: folder / "cache"})
     return folder
 
 
@@ -55,20 +53,6 @@ def write(folder: Path) -> None:
     Animator(config, ("tokenizer_encoder", "codebook", "motion_decoder")).save_pretrained(folder / "stage1")
     toy.write_wan(folder)
     (folder / "wan.yaml").write_text((folder / "wan.yaml").read_text().replace("frames: 5", f"frames: {FRAMES}"))
-
-
-def launch(folder: Path, ranks: int, team: int) -> None:
-    port = str(20000 + os.getpid() % 20000)
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks), "--master_port", port]
-    cache = {conditioning.CACHE_VARIABLE: str(folder / "cache")}
-    done = subprocess.run(
-        [*launcher, str(SCRIPT), str(folder), str(team)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **cache},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
 
 
 def rows(folder: Path) -> list[dict]:

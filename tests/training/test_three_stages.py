@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import toy
+from launching import launch
 from safetensors.torch import load_file
 from three_stages import STEPS
 from torch import Tensor
@@ -35,23 +34,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toy.write_model(folder)
     toy.write_shards(folder / "shards")
     toy.write_wan(folder)
-    launch(2, folder)
+    on(2, folder)
     return folder
 
 
-def launch(ranks: int, folder: Path, *words: str) -> None:
+def on(ranks: int, folder: Path, *words: str) -> None:
     """Runs three_stages.py on so many ranks."""
-    port = str(20000 + os.getpid() % 20000)
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks), "--master_port", port]
-    cache = {conditioning.CACHE_VARIABLE: str(folder / "cache")}
-    done = subprocess.run(
-        [*launcher, str(SCRIPT), str(folder), *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **cache},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    launch(SCRIPT, ranks, folder, *words, **{conditioning.CACHE_VARIABLE: folder / "cache"})
 
 
 def weights(folder: Path, part: str) -> dict[str, Tensor]:
@@ -85,7 +74,7 @@ def test_a_continued_run_has_the_same_losses_and_weights_bit_for_bit(runs: Path,
 
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_a_run_goes_on_with_other_ranks_and_another_zero_stage(runs: Path, ranks: int):
-    launch(ranks, runs, "go_on")
+    on(ranks, runs, "go_on")
     whole, start, end = losses(runs / "stage3"), optimized(runs / "stage3", 3), optimized(runs / "stage3", STEPS)
     for stage in (1, 3):
         cut = runs / f"on_{ranks}_zero_{stage}"
