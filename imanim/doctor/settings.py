@@ -48,8 +48,8 @@ def check_configuration(situation: Situation) -> Iterator[Finding]:
         return
     micro, accumulation = cfg.cut(situation.place.world_size)
     yield well(
-        f"{situation.config}: stage {cfg.stage}, {len(planned.train)} samples, a step of {situation.place.world_size} ranks x "
-        f"{accumulation} x {micro}, {planned.start} of {cfg.max_steps} steps done"
+        f"{situation.config}: stage {cfg.stage}, {len(planned.train)} samples, a step of "
+        f"{cfg.sharers(situation.place.world_size)} x {accumulation} x {micro}, {planned.start} of {cfg.max_steps} steps done"
     )
 
 

@@ -149,9 +149,8 @@ def check_geometry(cfg: TrainConfig, ranks: int) -> None:
         )
     if cfg.cut(ranks) == (0, 0):
         micro = f" in micro-batches of {cfg.batch.micro_size}" if cfg.batch.micro_size else ""
-        who = f"{teams} teams of {cfg.sequence_parallel} ranks" if cfg.sequence_parallel > 1 else f"{ranks} ranks"
         raise InputError(
-            f"batch.global_size: {cfg.batch.global_size} does not divide over {who}{micro}; "
+            f"batch.global_size: {cfg.batch.global_size} does not divide over {cfg.sharers(ranks)}{micro}; "
             f"use a multiple of {teams * (cfg.batch.micro_size or 1)}"
         )
 

@@ -311,6 +311,13 @@ class TrainConfig:
         teams, rest = divmod(world_size, self.sequence_parallel)
         return (0, 0) if rest or not teams else self.batch.cut(teams)
 
+    def sharers(self, world_size: int) -> str:
+        """Who shares a step's samples, for people: ``8 ranks``, or ``4 teams of 2 ranks``."""
+        if self.sequence_parallel == 1:
+            return f"{world_size} ranks"
+        teams = world_size // self.sequence_parallel
+        return f"{teams} team{'s' if teams > 1 else ''} of {self.sequence_parallel} ranks"
+
 
 NEEDED: dict[int, tuple[str, ...]] = {
     1: ("tokenizer_encoder", "codebook", "motion_decoder"),

@@ -248,7 +248,8 @@ def _notes(cfg: ForecastConfig) -> list[str]:
     groups = cfg.gpus // cfg.sequence_parallel
     if not cfg.cut(cfg.gpus)[0]:
         micro = f" in micro-batches of {cfg.batch.micro_size}" if cfg.batch.micro_size else ""
-        what = f"batch.global_size {cfg.batch.global_size} does not divide over {groups} ranks{micro}, which training refuses"
+        what = f"batch.global_size {cfg.batch.global_size} does not divide over {cfg.sharers(cfg.gpus)}{micro}, which "
+        what += "training refuses"
         notes.append(f"{what}: planned with one sample a rank, batch.global_size={groups}")
     if cfg.sequence_parallel > 1:
         notes.append(

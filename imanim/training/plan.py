@@ -74,9 +74,6 @@ def describe(plan: Plan) -> str:
     with torch.device("meta"):
         animator = Animator(plan.sizes, cfg.parts.built())
     micro, accumulation = cfg.cut(ranks)
-    who = f"{ranks} ranks"
-    if cfg.sequence_parallel > 1:
-        who = f"{ranks // cfg.sequence_parallel} teams of {cfg.sequence_parallel} ranks"
     lines = [config.to_yaml(cfg).rstrip(), "", f"stage {cfg.stage}: parts"]
     for part in curriculum.summary(animator, cfg):
         size = f"{part.parameters:>13,} parameters" if part.mode != "absent" else ""
@@ -84,7 +81,7 @@ def describe(plan: Plan) -> str:
         lr = f"  lr {part.lr:.2e}" if part.lr else ""
         lines.append(f"  {part.name:<18} {part.mode:<7} {size}{lr}")
     lines += [
-        f"a step: {cfg.batch.global_size} samples = {who} x {accumulation} micro-batches x {micro}",
+        f"a step: {cfg.batch.global_size} samples = {cfg.sharers(ranks)} x {accumulation} micro-batches x {micro}",
         f"data: {len(plan.train)} training samples ({cfg.data.train}), "
         + (f"{len(plan.validation)} for validation" if plan.validation else "none for validation"),
         *(buckets.of(plan.train, plan.sizes).lines() if cfg.data.buckets else ()),
