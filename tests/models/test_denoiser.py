@@ -59,7 +59,7 @@ def test_a_coarse_mask_grid_is_spread_over_the_dit_tokens():
     assert cfg.problems() == [] and cfg.mask_grid == (2, 1)
     model = Denoiser(cfg)
     torch.nn.init.normal_(model.token_inlet.weight)
-    inlet = model._inlet(torch.zeros(1, C, 8, 4), torch.randn(1, F, 2, 1, 6), F)
+    inlet = model._inlet(torch.zeros(1, C, 8, 4), torch.randn(1, F, 2, 1, 6), range(F), True)
     assert inlet is not None
     clip = inlet.unflatten(1, (1 + F, 4, 2))
     assert clip[:, 0].abs().sum() == 0
