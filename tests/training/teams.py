@@ -40,13 +40,16 @@ def main(folder: Path, team: int) -> None:
             engine = {"deepspeed.zero_stage": zero, "deepspeed.precision": precision}
             short = {"max_steps": 2, "monitor.validate_every": 0, "monitor.checkpoint_every": 0}
             run(3, settings(folder, f"zero-{zero}-{precision}-{name}", **tiny, **engine, **short))
+    alone = {**tiny, "batch.micro_size": 1, "ema_decay": 0.9, "sequence_parallel": 1}
     if team > 1:
-        go_on_alone(folder, f"stage3-{name}", {**tiny, "batch.micro_size": 1, "ema_decay": 0.9, "sequence_parallel": 1})
+        go_on_alone(folder, f"stage3-{name}", alone)
+    if ranks == 2:
+        go_on_alone(folder, "stage3-1-ranks-teams-of-1", alone)
     distributed.stop()
 
 
 def go_on_alone(folder: Path, whole: str, changed: dict[str, object]) -> None:
-    """Continues what a team saved at step 3, a sample on every rank."""
+    """Continues what a team, or one rank, saved at step 3: every rank with samples of its own."""
     if distributed.place().is_first:
         shutil.copytree(folder / whole, folder / f"{whole}-then-alone")
         shutil.rmtree(folder / f"{whole}-then-alone" / "checkpoints" / f"step-{STEPS:06d}")

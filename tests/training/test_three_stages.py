@@ -12,6 +12,7 @@ import torch
 import toy
 from launching import launch
 from safetensors.torch import load_file
+from saved import optimized
 from three_stages import STEPS
 from torch import Tensor
 
@@ -20,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from imanim.models import conditioning
 from imanim.models.animator import Animator
 from imanim.models.files import read_index
-from imanim.training.fragments import Reader
 from imanim.training.monitor import read_metrics
 from launchers import export
 
@@ -83,16 +83,6 @@ def test_a_run_goes_on_with_other_ranks_and_another_zero_stage(runs: Path, ranks
         for what in ("weight", "exp_avg", "exp_avg_sq", "average"):
             moved = (end[what] - start[what]).norm()
             assert moved > 0 and (found[what] - end[what]).norm() < 0.02 * moved, (stage, what)
-
-
-def optimized(folder: Path, step: int) -> dict[str, Tensor]:
-    """All that a checkpoint holds of the trained parameters, put together: weights, AdamW's averages, moving averages."""
-    path = folder / "checkpoints" / f"step-{step:06d}"
-    reader = Reader([*path.glob("optimizer-rank-*"), *path.glob("average-rank-*")])
-    out: dict[str, list[Tensor]] = {}
-    for name, what in sorted(reader.pieces):
-        out.setdefault(what, []).append(reader.read(name, what, 0, reader.size(name, what)))
-    return {what: torch.cat(pieces) for what, pieces in out.items()}
 
 
 def test_frozen_parts_do_not_change_by_a_bit(runs: Path):
