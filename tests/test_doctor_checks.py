@@ -9,9 +9,10 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from imanim.distributed import Place
-from imanim.doctor import OK, PROBLEM, WARNING, Finding, Situation, machine, software
+from imanim.doctor import OK, PROBLEM, WARNING, Finding, Situation, machine, settings, software
 
 
 def only(found: Iterable[Finding]) -> Finding:
@@ -260,3 +261,15 @@ def test_a_slurm_that_does_not_answer_is_a_warning(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "does not answer" in only(machine.check_slurm(Situation(env={"SLURM_JOB_ID": "7"}))).found
     assert only(machine.check_slurm(Situation(env={}))).found == "not in a Slurm job"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "needed", "level"), [(False, "at least 160.0 GB", PROBLEM), (True, "at least 20.0 GB", OK)]
+)
+def test_weights_count_once_a_machine_with_gpus_and_once_a_rank_without(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, needed: str, level: str
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(settings, "available_bytes", lambda: (100 * 10**9, 100 * 10**9))
+    found = settings._memory(Situation(place=Place(local_world_size=8)), 5 * 10**9)
+    assert found.level == level and needed in found.found

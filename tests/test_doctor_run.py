@@ -201,7 +201,7 @@ def test_a_run_that_does_not_fit_on_the_disk_or_in_memory_is_a_problem(folder: P
     monkeypatch.setattr(settings, "available_bytes", lambda: (1000, 1000))
     disk, memory, shared = settings.check_room(situation(folder, "data.workers=3"))
     assert [disk.level, memory.level, shared.level] == [PROBLEM] * 3
-    assert "monitor.keep=1" in disk.remedy and "1 ranks of this machine" in memory.found
+    assert "monitor.keep=1" in disk.remedy and "on the first rank" in memory.found
     # 5 frames of 48x32, driver and target, 8 samples a batch, 2 batches a worker.
     need = findings.size(2 * 5 * 3 * 48 * 32 * 4 * 8 * 2 * 3)
     assert shared.found.startswith(f"3 workers keep 2 batches each: {need} of shared") and "--shm-size" in shared.remedy

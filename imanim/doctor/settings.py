@@ -190,13 +190,16 @@ def _disk(situation: Situation, cfg: TrainConfig, kept: int, trained: int) -> Fi
 
 
 def _memory(situation: Situation, every: int) -> Finding:
-    ranks = situation.place.local_world_size
+    import torch
+
+    # The first rank reads the weights for all. On a CPU every rank then holds what it is sent; else the GPUs do.
+    ranks = 1 if torch.cuda.is_available() else situation.place.local_world_size
+    whose = "the first rank" if ranks == 1 else f"each of {ranks} ranks of this machine"
     need, (free, _) = every * FP32 * ranks, available_bytes()
-    text = f"{size(every * FP32)} of weights in float32 on each of {ranks} ranks of this machine: at least {size(need)}"
+    text = f"{size(every * FP32)} of weights in float32 on {whose}: at least {size(need)}"
     if need > free:
-        return problem(
-            f"{text} of memory, {size(free)} are free", "fewer ranks a machine, or a machine with more memory"
-        )
+        remedy = "a machine with more memory" if ranks == 1 else "fewer ranks a machine, or a machine with more memory"
+        return problem(f"{text} of memory, {size(free)} are free", remedy)
     return well(f"{text} of memory (`imanim plan` forecasts the GPUs')")
 
 
