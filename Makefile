@@ -32,7 +32,9 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 demo: $(VENV)/.ready
 	$(RUN) $(BIN)/python launchers/demo.py $(DEMO)
 
+# Tests of real networks need their weights; without a network those tests are skipped and say so.
 test: $(VENV)/.ready
+	-$(RUN) $(BIN)/python -m imanim.weights import all
 	$(RUN) $(BIN)/python -m pytest $(TEST)
 
 lint: $(VENV)/.ready

@@ -1,42 +1,30 @@
-"""A batch of videos: workers, failures that stay with their file, and the packing of samples into shards."""
+"""The verbs of a preprocessing job: plan, run (a task of it), merge, retry-failed, report; and all of them one after another."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import multiprocessing
+import os
 import time
-import traceback
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from data_pipeline import ledger as books
-from data_pipeline import report
-from data_pipeline.config import VideosConfig, fingerprint
-from data_pipeline.face import FaceFinder
-from data_pipeline.ledger import Ledger, Row
-from data_pipeline.one_video import Networks, process
-from data_pipeline.pose import backends
-from data_pipeline.sources import Unusable, find_files
-from imanim.config import to_dict
-from imanim.data.files import sha256_file
-from imanim.data.shards import write_manifest, write_shard
-from imanim.errors import InputError
+from data_pipeline import isolation, merging, plan_file, steps, unit
+from data_pipeline.artefacts import Row, VideoFolder, known_sha256
+from data_pipeline.config import VideosConfig
+from data_pipeline.plan_file import PlannedFile
+from data_pipeline.reporting.reasons import in_words
+from data_pipeline.unit import VideoTask
 
-TOOLS = ("av", "numpy", "pillow", "ai-edge-litert")
-Task = tuple[Path, str, VideosConfig, frozenset[str]]
+RETRIED = ("crashed", "stalled", "out_of_time", "out_of_memory", "internal_error")
+"""Reasons that may be another one next time: more memory, a mended defect, a machine that is less busy."""
 
 
 @dataclass
 class Outcome:
-    """What a run made, or with ``dry_run`` would make. ``manifest`` is None for a dry run."""
+    """What a verb made, or would make."""
 
-    manifest: dict[str, Any] | None
     text: list[str]
+    exit_code: int = 0
 
     def lines(self) -> list[str]:
         """For people."""
@@ -44,252 +32,151 @@ class Outcome:
 
 
 def run(config: VideosConfig, *, progress: bool = True, dry_run: bool = False) -> Outcome:
-    """Turns a folder of videos into shards, a manifest and a report.
+    """Turns a folder of videos into shards, a manifest and a report: plan, run, merge.
 
-    Videos that are in the output folder already are not redone. A file that cannot be used becomes a row of the report.
+    What is finished is not redone. A file that cannot be used becomes a row of the report.
 
     Raises:
-        InputError: no videos, an unusable output folder, missing networks, a full disk; or not one video gave a clip
-            (the report is written before).
+        InputError: no videos, an unusable output folder, missing networks, a full disk, people in two splits; or not one video
+            gave a clip (the report is written before).
     """
-    files = find_files(config.input, config.extensions)
-    mark = fingerprint(config)
-    books_of = Ledger.read(config.output, mark)
     if dry_run:
-        return Outcome(None, _plan(config, files, books_of))
-    load_networks(config)  # fetches what is missing once, and refuses before any work is done
-    begun = time.monotonic()
-    tasks: list[Task] = [(f, str(f.relative_to(config.input)), config, frozenset(books_of.rows)) for f in files]
-    rows: list[Row] = []
-    with _bar(len(tasks), progress) as bar:
-        for row in _rows(tasks, config.workers):
-            rows.append(row)
-            bar.set_postfix(refused=sum("reason" in r for r in rows), refresh=False)
-            bar.update()
-    rows = _finish_rows(rows, books_of)
-    pack(config, books_of, rows)
-    manifest = write_manifest(config.output, _about(config, mark, books_of))
-    report.write(config, manifest, rows, seconds=time.monotonic() - begun)
-    if not manifest["samples"]:
-        raise InputError(
-            f"input: none of the {len(files)} videos in {config.input} gave a clip"
-            f" ({report.summary(rows)}); see {config.output / 'report.html'}"
-        )
-    return Outcome(manifest, _result(config, manifest, rows))
+        return Outcome(_forecast(config, plan_file.look(config)))
+    plan(config)
+    run_task(config, 1, 1, progress=progress)
+    return merge(config)
 
 
-def _plan(config: VideosConfig, files: list[Path], books_of: Ledger) -> list[str]:
-    clip, size = config.clip, sum(f.stat().st_size for f in files)
-    return [
-        f"{len(files)} videos, {size / 1e6:.0f} MB in {config.input}; {len(books_of.rows)} are in {config.output} already",
-        f"clips of {clip.frames} frames, {clip.width}x{clip.height}, {clip.fps:g} fps; joints by {config.pose.backend}",
-        f"would write {config.output}/{{train,val}}-*.tar, manifest.json, report.html with {config.workers} worker(s)",
-    ]
-
-
-def _result(config: VideosConfig, manifest: dict[str, Any], rows: list[Row]) -> list[str]:
-    totals = report.totals_of(rows)
-    splits = ", ".join(f"{split['samples']} {name}" for name, split in manifest["splits"].items())
-    lines = [f"{config.output}: {manifest['samples']} samples ({splits}), {manifest['bytes'] / 1e6:.1f} MB"]
-    lines.append(f"{totals['files_kept']} of {totals['files']} videos gave clips; see {config.output / 'report.html'}")
-    if totals["refused"]:
-        lines.append(f"no clip from: {report.summary(rows)}")
-    return lines
-
-
-def _about(config: VideosConfig, mark: str, books_of: Ledger) -> dict[str, Any]:
-    settings = to_dict(config)
-    # Where the footage lay is of no use to whoever gets the shards, and may tell more than they should know.
-    settings.pop("input"), settings.pop("output")
-    tools = {name: importlib.metadata.version(name) for name in TOOLS}
-    about = {"source": "videos", "licence": config.licence, "fingerprint": mark, "settings": settings, "tools": tools}
-    return {**about, "videos": sum(row.get("clips", 0) > 0 for row in books_of.rows.values())}
-
-
-# ------------------------------------------------------------------------------------------------------------ workers
-
-_NETWORKS: dict[str, Networks] = {}
-
-
-def load_networks(config: VideosConfig) -> Networks:
-    """This process's networks, loaded on first use. Raises InputError when files or runtimes are missing."""
-    name = repr(config.pose)
-    if name not in _NETWORKS:
-        _NETWORKS[name] = Networks(backends.build(config.pose), FaceFinder())
-    return _NETWORKS[name]
-
-
-def work(task: Task) -> Row:
-    """One video, wholly: its row of the report; its samples are in the works folder when this returns.
+def plan(config: VideosConfig) -> Outcome:
+    """Lists the files of the input folder for the tasks of a job.
 
     Raises:
-        InputError: the output refuses (disk full) or a network is missing: the whole batch stops.
+        InputError: there are none, networks are missing, or the output folder holds somebody else's shards.
     """
-    path, name, config, finished = task
-    row: Row = {"file": name}
-    try:
-        row["sha256"] = sha256_file(path)
-    except OSError as error:
-        return {**row, "reason": "unreadable", "detail": error.strerror or str(error)}
-    mark = fingerprint(config)
-    if row["sha256"] in finished:
-        return {**row, "finished": True}
-    earlier = books.load_row(config.output, mark, row["sha256"])
-    if earlier is not None:
-        return {**earlier, "file": name}
-    samples: list[Any] = []
-    try:
-        samples, facts = process(path, name, row["sha256"], config, load_networks(config))
-        row.update(facts)
-        if not samples:
-            left = facts["left_out"]
-            row.update(reason=max(left, key=lambda r: left[r]), detail="no clip could be made")
-    except Unusable as error:
-        row.update(reason=error.reason, detail=error.detail)
-    except InputError:
-        raise
-    except Exception as error:
-        # A defect of ours met by one strange file must not cost a batch of thousands; the report keeps the place.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        at = f"{Path(place.filename).name}:{place.lineno}"
-        return {**row, "reason": "internal_error", "detail": f"{type(error).__name__}: {error} ({at})"}
-    books.save_work(config.output, mark, row["sha256"], row, samples)
+    merging.refuse_foreign(config.output)
+    files = plan_file.look(config)
+    unit.load_networks(config)  # what is missing is missing for every task: say it now
+    plan_file.write(config.output, files)
+    lines = _forecast(config, files)[:2]
+    lines.append(f"planned in {config.output}; next: imanim preprocess run --task I/N, I from 1 to N, then merge")
+    return Outcome(lines)
+
+
+def run_task(config: VideosConfig, task: int, tasks: int, *, progress: bool = True, ray: str | None = None) -> Outcome:
+    """Works on the files of one task of a plan; those that are finished are not touched.
+
+    Args:
+        task, tasks: from 1 to N.
+        ray: work on a Ray cluster: its address, or ``auto`` / ``local``; None: on this machine.
+    """
+    files = plan_file.share(plan_file.read(config.output), task, tasks)
+    unit.load_networks(config)
+    work = [VideoTask(config.input / f.name, f.name, config) for f in files]
+    rows = list(_watched(_rows(work, config, ray), files, progress))
+    return Outcome([f"task {task}/{tasks}: {_summary(rows)}"])
+
+
+def merge(config: VideosConfig) -> Outcome:
+    """Packs the samples of all finished videos into shards, splits them by person, writes manifest and report.
+
+    Raises:
+        InputError: files of the plan are not finished; people in two splits; not one clip (the report is written before).
+    """
+    made = merging.merge(config)
+    return Outcome(made)
+
+
+def report(config: VideosConfig) -> Outcome:
+    """Writes report.json and report.html anew from what is there."""
+    return Outcome(merging.report(config))
+
+
+def retry_failed(config: VideosConfig, *, only: Iterable[str] = (), progress: bool = True) -> Outcome:
+    """Works again on the videos that failed, and on no others.
+
+    Args:
+        only: reasons; by default those that may turn out otherwise (:data:`RETRIED`). ``all`` = every video without a clip.
+    """
+    wanted = set(only) or set(RETRIED)
+    keys = steps.keys(config, unit.load_networks(config).models())
+    again = []
+    for file in plan_file.read(config.output):
+        sha = known_sha256(config.output, file.name)
+        row = None if sha is None else VideoFolder(config.output, sha).row(keys["samples"])
+        if sha is not None and row is not None and "reason" in row and (row["reason"] in wanted or "all" in wanted):
+            VideoFolder(config.output, sha).drop_row(keys["samples"])
+            again.append(file)
+    if not again:
+        return Outcome(["nothing to try again"])
+    work = [VideoTask(config.input / f.name, f.name, config) for f in again]
+    rows = list(_watched(_rows(work, config, None), again, progress))
+    return Outcome([f"tried again: {_summary(rows)}", "next: imanim preprocess merge"])
+
+
+# ------------------------------------------------------------------------------------------------------------- working
+
+
+def workers_of(config: VideosConfig) -> int:
+    """How many videos are worked on at a time: as told, else one for each core this process may use."""
+    return config.workers or len(os.sched_getaffinity(0))
+
+
+def _rows(tasks: list[VideoTask], config: VideosConfig, ray: str | None) -> Iterator[Row]:
+    if ray is not None:
+        from data_pipeline import on_ray
+
+        ended: Iterator[isolation.Ended[VideoTask]] = on_ray.run(unit.work, tasks, config, ray)
+    else:
+        ended = isolation.run(unit.work, tasks, workers_of(config), config.limits)
+    for each in ended:
+        yield each.result if each.reason is None else _killed(each, config)
+
+
+def _killed(ended: isolation.Ended[VideoTask], config: VideosConfig) -> Row:
+    """The row of a video whose process did not live to write one."""
+    row: Row = {"file": ended.task.name, "reason": ended.reason, "detail": ended.detail, "quarantined": True}
+    sha = known_sha256(config.output, ended.task.name)
+    if sha is None:
+        return row
+    row |= {"sha256": sha, "bytes": ended.task.path.stat().st_size, "sidecar": unit.sidecar_mark(ended.task.path)}
+    keys = steps.keys(config, unit.load_networks(config).models())
+    VideoFolder(config.output, sha).save_row(keys["samples"], row)
     return row
 
 
-def _rows(tasks: list[Task], workers: int) -> Iterator[Row]:
-    """Rows as they come, from ``workers`` processes; 0 means this very process (for a debugger)."""
-    if workers == 0:
-        yield from map(work, tasks)
-        return
-    queue = deque(tasks)
-    while queue:
-        flying: dict[Future[Row], Task] = {}
-        try:
-            with _pool(min(workers, len(queue))) as pool:
-                yield from _work_off(pool, queue, flying, workers)
-        except BrokenProcessPool:
-            # A file killed its worker (a crash inside a decoder, or out of memory), and the pool with it. It is one of the
-            # few in flight: each of those gets a process of its own, the others a new pool.
-            yield from (_alone(task) for task in flying.values())
-
-
-def _work_off(
-    pool: ProcessPoolExecutor, queue: deque[Task], flying: dict[Future[Row], Task], workers: int
-) -> Iterator[Row]:
-    """Takes tasks from ``queue``, at most ``workers`` at once; ``flying`` are those not finished."""
-    try:
-        while queue or flying:
-            while queue and len(flying) < workers:
-                future = pool.submit(
-                    work, queue[0]
-                )  # refused when the pool broke meanwhile: the task stays in the queue
-                flying[future] = queue.popleft()
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                row = future.result()
-                del flying[future]
-                yield row
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-
-
-def _alone(task: Task) -> Row:
-    try:
-        with _pool(1) as pool:
-            return pool.submit(work, task).result()
-    except BrokenProcessPool:
-        return {
-            "file": task[1],
-            "reason": "crashed",
-            "detail": "the process that decoded it died (memory, or a decoder)",
-        }
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned: forking after the networks' threads have started can hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-
-
-def _bar(total: int, progress: bool) -> Any:
+def _watched(rows: Iterator[Row], files: list[PlannedFile], progress: bool) -> Iterator[Row]:
+    """A live line: videos, rate, time left, seconds of footage per second, drops by reason."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc="preprocess", unit="video", disable=not progress)
+    begun, footage, drops = time.monotonic(), 0.0, Counter[str]()
+    with tqdm(total=len(files), desc="preprocess", unit="video", disable=not progress, dynamic_ncols=True) as bar:
+        for row in rows:
+            if not row.get("finished"):
+                footage += row.get("seconds", 0.0)
+            drops.update([row["reason"]] if "reason" in row else [])
+            rate = footage / max(time.monotonic() - begun, 1e-3)
+            bar.set_postfix_str(
+                f"{rate:.2f}x real time" + (f", dropped: {in_words(drops)}" if drops else ""), refresh=False
+            )
+            bar.update()
+            yield row
 
 
-# ------------------------------------------------------------------------------------------------------------ packing
+def _summary(rows: list[Row]) -> str:
+    drops = Counter(row["reason"] for row in rows if "reason" in row)
+    done = sum(not row.get("finished") for row in rows)
+    clips = sum(row.get("clips", 0) for row in rows)
+    return f"{len(rows)} videos, {done} worked on now, {clips} clips" + (
+        f"; no clip from: {in_words(drops)}" if drops else ""
+    )
 
 
-def _finish_rows(rows: list[Row], books_of: Ledger) -> list[Row]:
-    """Rows in order of the file names; finished ones from the ledger; second copies of the same bytes marked."""
-    out: list[Row] = []
-    first: dict[str, str] = {}
-    for row in sorted(rows, key=lambda r: r["file"]):
-        sha = row.get("sha256")
-        if sha in first:
-            row = {
-                "file": row["file"],
-                "sha256": sha,
-                "reason": "duplicate",
-                "detail": f"the same bytes as {first[sha]}",
-            }
-        elif row.pop("finished", False):
-            row = {**books_of.rows[sha], "file": row["file"]} if sha else row
-        if sha:
-            first.setdefault(sha, row["file"])
-        out.append(row)
-    return out
-
-
-def pack(config: VideosConfig, books_of: Ledger, rows: list[Row]) -> None:
-    """Moves the samples of newly finished videos into shards, then enters them into the ledger."""
-    unfinished = ("internal_error", "crashed", "unreadable", "duplicate")
-    new = [r for r in rows if r.get("sha256") not in books_of.rows and r.get("reason") not in unfinished]
-    books.drop_unlisted_shards(config.output, books_of)
-    assign_splits([r for r in new if r.get("clips")], config.val_fraction, have=set(books_of.shards))
-    for split in ("train", "val"):
-        mine = [r["sha256"] for r in new if r.get("split") == split]
-        _write_shards(config, books_of, split, mine)
-    books_of.rows.update({r["sha256"]: r for r in new})
-    books_of.write(config.output)
-    for row in new:
-        books.drop_work(config.output, books_of.fingerprint, row["sha256"])
-    books.drop_empty_work(config.output, books_of.fingerprint)
-
-
-def _write_shards(config: VideosConfig, books_of: Ledger, split: str, videos: list[str]) -> None:
-    waiting: list[Any] = []
-
-    def flush(least: int) -> None:
-        while len(waiting) >= least and waiting:
-            number = books_of.shards.get(split, 0)
-            write_shard(config.output, split, number, waiting[: config.samples_per_shard])
-            del waiting[: config.samples_per_shard]
-            books_of.shards[split] = number + 1
-
-    for sha256 in videos:
-        waiting += books.load_samples(config.output, books_of.fingerprint, sha256)
-        flush(config.samples_per_shard)
-    flush(1)
-
-
-def assign_splits(rows: list[Row], val_fraction: float, *, have: set[str]) -> None:
-    """Gives each new video's row its ``split``: all clips of a video go together, by a hash of its bytes.
-
-    So a video stays where it is whatever else is added. Two exceptions keep small sets usable: the first batch has at least
-    one training video, and (from two videos on, when ``val_fraction`` > 0) at least one for validation.
-
-    Args:
-        have: the splits that have shards already.
-    """
-    for row in rows:
-        row["split"] = "val" if _fraction(row["sha256"]) < val_fraction else "train"
-    by_hash = sorted(rows, key=lambda r: _fraction(r["sha256"]))
-    if by_hash and "train" not in have and all(r["split"] == "val" for r in rows):
-        by_hash[-1]["split"] = "train"
-    if len(by_hash) > 1 and val_fraction > 0 and "val" not in have and all(r["split"] == "train" for r in rows):
-        by_hash[0]["split"] = "val"
-
-
-def _fraction(sha256: str) -> float:
-    return int(sha256[:8], 16) / 2**32
+def _forecast(config: VideosConfig, files: list[PlannedFile]) -> list[str]:
+    clip, size = config.clip, sum(f.bytes for f in files)
+    done = sum(known_sha256(config.output, f.name) is not None for f in files)
+    return [
+        f"{len(files)} videos, {size / 1e6:.0f} MB in {config.input}; {done} of them were worked on in {config.output} before",
+        f"clips of {clip.frames} frames, {clip.width}x{clip.height}, {clip.fps:g} fps; joints by {config.pose.backend},"
+        f" faces by {config.face.backend}, identity by {config.identity.backend}, shots by {config.shots.backend}",
+        f"would write {config.output}/{{train,val,test}}-*.tar, manifest.json, report.html with {workers_of(config)} process(es)",
+    ]

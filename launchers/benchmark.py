@@ -16,6 +16,7 @@ BENCHMARKS = {
     "zero": "a training step under ZeRO 3 against ZeRO 0, on one rank and on two",
     "compile": "a training step compiled (torch.compile) against one as it is; what compiling costs at the start",
     "loader": "clips read and decoded per CPU-second against the webdataset package",
+    "preprocess": "frames per CPU-second through each stage of preprocessing, against plain loops of the same libraries",
     "latents": "what the latent cache gains, and reading it against the webdataset package",
 }
 """Name, which is a module of launchers/benchmarks with a function ``run``, to what it measures."""
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
 
 def usage() -> str:
     """The benchmarks, one line each."""
-    lines = [f"  {name:<9} {what}" for name, what in BENCHMARKS.items()]
+    lines = [f"  {name:<10} {what}" for name, what in BENCHMARKS.items()]
     return (
         f"usage: {Path(sys.argv[0]).name} NAME [--json FILE] ...\n\n"
         + "\n".join(lines)

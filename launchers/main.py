@@ -19,6 +19,7 @@ COMMANDS = {
     "animate": "makes a character perform the motion of a video",
     "evaluate": "measures a model beside training-free baselines",
     "export": "writes a trained model as a folder to hand on",
+    "weights": "lists, fetches and checks the published networks that data and metrics need",
     "demo": "data, three stages of training, animation and a report",
     "plan": "forecasts memory, operations and GPUs of a training run",
     "benchmark": "measures steps, loading and memory against plain alternatives",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,18 +45,23 @@ class Pose:
         head: float32 [P,2] points of the face in pixels (nose, eyes, ears, mouth as the network has them), NaN = unknown.
         score: that this region holds a person at all, in [0,1].
         region: where to look for the same person in the next frame.
+        hands: float32 [2] how surely the right and the left hand are seen, in [0,1]; NaN where the network has no hands.
     """
 
     joints: np.ndarray
     head: np.ndarray
     score: float
     region: Region
+    hands: np.ndarray = field(default_factory=lambda: np.full(2, np.nan, np.float32))
 
 
+@runtime_checkable
 class PoseNetwork(Protocol):
     """Finds people and their joints. Frames are uint8 [H,W,3] RGB."""
 
     name: str
+    models: dict[str, str]
+    """File name -> sha256 of the networks it runs."""
 
     def find(self, frame: np.ndarray) -> list[Region]:
         """Everybody the detector is sure of, the most certain first."""

@@ -17,6 +17,7 @@ from data_pipeline.pose.crop import cut, letterbox
 from data_pipeline.pose.tflite import TfliteNetwork
 from imanim import weights
 
+DETECTOR, LANDMARKS_FULL = "blazepose-detector", "blazepose-landmarks-full"
 LANDMARK_SIDE = 256
 LANDMARKS = 39  # 33 of the body, then 2 that give the next region, then 4 unused ones
 REGION_SCALE = 1.25  # the region is this much larger than the circle through the second alignment point
@@ -28,6 +29,7 @@ MIN_PERSON_SCORE = 0.5
 # BlazePose lacks: the middle of the shoulders.
 SHOULDERS = (12, 11)
 TO_JOINTS: tuple[int | None, ...] = (0, None, 12, 14, 16, 11, 13, 15, 24, 26, 28, 23, 25, 27, 5, 2, 8, 7, 31, 32)
+HANDS = ((18, 20, 22), (17, 19, 21))  # little finger, index finger and thumb of the right hand, of the left
 HEAD = tuple(range(11))  # nose, eyes (3 points each), ears, mouth corners
 
 
@@ -37,8 +39,12 @@ class BlazePose:
     name = "blazepose"
 
     def __init__(self, detector: str | Path | None = None, landmarks: str | Path | None = None, min_score: float = 0.5):
-        self._detector = TfliteNetwork(detector or weights.ensure("blazepose-detector"))
-        self._landmarks = TfliteNetwork(landmarks or weights.ensure("blazepose-landmarks-full"))
+        given = (
+            detector or weights.require(DETECTOR),
+            landmarks or weights.require(LANDMARKS_FULL),
+        )
+        self._detector, self._landmarks = (TfliteNetwork(path) for path in given)
+        self.models = {Path(path).name: weights.sha256_of(path) for path in given}
         self._min_score = min_score
 
     def find(self, frame: np.ndarray) -> list[Region]:
@@ -62,9 +68,9 @@ class BlazePose:
         # A landmark counts when it is inside the picture (presence) and not covered (visibility).
         seen = _sigmoid(marks[:, 3]) * (_sigmoid(marks[:, 4]) >= 0.5)
         following = aligned_region(points[33], points[34], score=float(score.reshape(-1)[0]))
-        return Pose(
-            to_joints(points[:33], seen[:33]), points[list(HEAD)].astype(np.float32), following.score, following
-        )
+        hands = np.array([seen[list(side)].mean() for side in HANDS], np.float32)
+        head = points[list(HEAD)].astype(np.float32)
+        return Pose(to_joints(points[:33], seen[:33]), head, following.score, following, hands)
 
 
 def aligned_region(centre: np.ndarray, rim: np.ndarray, *, score: float) -> Region:

@@ -16,6 +16,7 @@ from PIL import Image
 from data_pipeline.pose import ssd
 from data_pipeline.pose.base import Pose, Region
 from data_pipeline.pose.crop import cut
+from imanim import weights
 from imanim.errors import InputError
 
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)  # ImageNet, RGB, as the networks were trained
@@ -50,6 +51,7 @@ class RtmPose:
         self._detector_side = _input_size(self._detector, detector)
         self._landmark_size = _input_size(self._landmarks, landmarks)
         self._path, self._min_score = Path(landmarks), min_score
+        self.models = {Path(path).name: weights.sha256_of(path) for path in (detector, landmarks)}
 
     def find(self, frame: np.ndarray) -> list[Region]:
         """People in a frame uint8 [H,W,3], the most certain first."""
@@ -90,7 +92,7 @@ class RtmPose:
             np.concatenate([middle - half, middle + half]), float(scores[: len(body)][body].mean())
         )
         head = np.where(sure[list(HEAD), None], points[list(HEAD)], np.nan).astype(np.float32)
-        return Pose(to_joints(points, scores), head, following.score, following)
+        return Pose(to_joints(points, scores), head, following.score, following, hands_of(scores))
 
     def _region(self, box: np.ndarray, score: float) -> Region:
         """A person's box [4] in pixels -> the landmark network's region: air around it, widened to the input's aspect."""
@@ -144,6 +146,13 @@ def to_joints(points: np.ndarray, scores: np.ndarray) -> np.ndarray:
             joints[j] = *points[source], scores[source]
     joints[NECK] = *points[list(SHOULDERS)].mean(axis=0), scores[list(SHOULDERS)].min()
     return joints
+
+
+def hands_of(scores: np.ndarray) -> np.ndarray:
+    """Keypoint scores [K] -> mean score of the right and the left hand, float32 [2]; NaN for sets without hands."""
+    if len(scores) != 133:
+        return np.full(2, np.nan, np.float32)
+    return np.array([scores[112:133].mean(), scores[91:112].mean()], np.float32)
 
 
 def _best_of_overlapping(found: list[ssd.Detection]) -> list[ssd.Detection]:

@@ -5,8 +5,8 @@ import pytest
 
 from data_pipeline.config import VideosConfig
 from data_pipeline.framing import Crop, around, fit, person_box
-from data_pipeline.pairing import plan_clips
-from data_pipeline.people import Track, smooth
+from data_pipeline.pairing import plan_clips, reasons_of
+from data_pipeline.tracks import Track, fill_gaps, smooth
 
 ASPECT = 128 / 80
 RULES = {"aspect": ASPECT, "margin": 0.1, "max_padding": 0.25, "min_inside": 0.6}
@@ -23,10 +23,10 @@ def no_head(frames=3):
     return np.full((frames, 4), np.nan, np.float32)
 
 
-def config(**filters):
+def config(**framing):
     made = VideosConfig(input=".", output=".")
-    for key, value in filters.items():
-        setattr(made.filter, key, value)
+    for key, value in framing.items():
+        setattr(made.framing, key, value)
     return made
 
 
@@ -123,12 +123,12 @@ def test_another_frame_gets_the_same_window_or_one_of_its_size():
 
 def test_clips_stay_inside_shots_and_the_identity_inside_the_clip_s_shot():
     shots = np.repeat([0, 1], [38, 22])
-    clips, left_out = plan_clips(track(), shots, config(), 320, 300)
+    clips, dropped = plan_clips(track(), shots, config(), 320, 300)
     assert [(c.start, c.stop) for c in clips] == [(0, 17), (17, 34), (38, 55)]
     for clip in clips:
         assert shots[clip.identity] == shots[clip.start]
         assert not clip.start <= clip.identity < clip.stop
-    assert not left_out
+    assert not dropped
 
 
 def test_the_identity_is_the_best_seen_other_frame_far_away():
@@ -158,15 +158,15 @@ def change(made, **values):
     ],
 )
 def test_what_is_left_out_says_why(made, reason):
-    clips, left_out = plan_clips(made, np.zeros(60, int), config(), 320, 300)
-    assert not clips and left_out == {reason: 3}
+    clips, dropped = plan_clips(made, np.zeros(60, int), config(), 320, 300)
+    assert not clips and reasons_of(dropped) == {reason: 3}
 
 
 def test_many_clips_of_one_video_are_thinned_evenly():
     settings = config()
     settings.clip.max_per_video = 3
-    clips, left_out = plan_clips(track(170), np.zeros(170, int), settings, 320, 300)
-    assert [c.start for c in clips] == [0, 17 * 4, 17 * 9] and left_out == {"over_max_per_video": 7}
+    clips, dropped = plan_clips(track(170), np.zeros(170, int), settings, 320, 300)
+    assert [c.start for c in clips] == [0, 17 * 4, 17 * 9] and reasons_of(dropped) == {"over_max_per_video": 7}
 
 
 def test_smoothing_takes_jitter_out_and_is_bounded():
@@ -187,3 +187,76 @@ def test_smoothing_leaves_unknown_joints_unknown_and_their_neighbours_in_place()
     calm = smooth(joints, 100.0, 0.05)
     assert np.isnan(calm[4, 3, :2]).all() and np.isnan(calm[..., :2]).any(-1).sum() == 1
     assert np.array_equal(calm[3, 3], joints[3, 3]) and np.array_equal(calm[5, 3], joints[5, 3])
+
+
+def test_short_gaps_are_filled_between_their_neighbours_and_long_ones_are_not():
+    joints = np.ones((12, 20, 3), np.float32)
+    joints[..., 0] = np.arange(12)[:, None] * 2.0
+    joints[2:4, 5] = (np.nan, np.nan, 0)
+    joints[3:8, 6] = (np.nan, np.nan, 0)
+    joints[:2, 7] = (np.nan, np.nan, 0)
+    filled = fill_gaps(joints, 3)
+    assert np.allclose(filled[2:4, 5], [(4, 1, 0.5), (6, 1, 0.5)])
+    assert np.isnan(filled[3:8, 6, 0]).all() and np.isnan(filled[:2, 7, 0]).all(), "too long; no neighbour before"
+    rest = np.ones(joints.shape[:2], bool)
+    rest[2:4, 5] = False
+    assert np.array_equal(filled[rest], joints[rest], equal_nan=True)
+
+
+def two_shots(**shared):
+    """The same face in two shots of 20 ticks each."""
+    made = track(40)
+    made.person[20:] = 2
+    made.same[:] = 7
+    return change(made, **shared), np.repeat([0, 1], 20)
+
+
+def test_the_identity_may_come_from_another_shot_with_the_same_face():
+    made, shots = two_shots()
+    clips, _ = plan_clips(made, shots, config(), 320, 300)
+    assert [c.start for c in clips] == [0, 20]
+    assert clips[0].identity >= 20 and clips[1].identity < 20
+    settings = config()
+    settings.pairing.across = "shot"
+    clips, _ = plan_clips(made, shots, settings, 320, 300)
+    assert [shots[c.identity] for c in clips] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "why_not",
+    [{"same": (slice(20, None), 8)}, {"same": (slice(None), 0)}, {"others": (slice(0, 40), 1)}],
+    ids=["another face", "no face", "somebody else beside"],
+)
+def test_another_shot_gives_no_identity_frame_without_proof(why_not):
+    made, shots = two_shots(**why_not)
+    settings = config()
+    settings.people.max_frames_with_others = 1.0
+    clips, _ = plan_clips(made, shots, settings, 320, 300)
+    assert [shots[c.identity] for c in clips] == [0, 1]
+
+
+def test_an_identity_frame_keeps_its_distance_in_time():
+    settings = config()
+    settings.pairing.min_gap_sec = 1.0
+    clips, _ = plan_clips(track(51), np.zeros(51, int), settings, 320, 300)
+    assert [c.start for c in clips] == [0, 17, 34]
+    assert all(c.identity >= c.stop + 12 or c.identity < c.start - 12 for c in clips)
+
+
+def test_a_clip_into_which_somebody_else_reaches_is_dropped_when_people_are_split():
+    made = track()
+    made.intruders = np.full((60, 1, 4), np.nan, np.float32)
+    made.intruders[20] = (90, 50, 170, 250)
+    settings = config()
+    settings.people.multiple = "split"
+    clips, dropped = plan_clips(made, np.zeros(60, int), settings, 320, 300)
+    assert [c.start for c in clips] == [0, 34] and reasons_of(dropped) == {"multiple_people": 1}
+
+
+def test_a_judge_s_reason_drops_a_clip_and_its_numbers_stay():
+    def judge(track, start, stop, crop):
+        return {"motion": float(start)}, "little_motion" if start == 17 else None
+
+    clips, dropped = plan_clips(track(), np.zeros(60, int), config(), 320, 300, judge)
+    assert [(c.start, c.quality) for c in clips] == [(0, {"motion": 0.0}), (34, {"motion": 34.0})]
+    assert [(d.reason, d.quality) for d in dropped] == [("little_motion", {"motion": 17.0})]

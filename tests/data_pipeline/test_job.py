@@ -1,48 +1,29 @@
-"""A batch from files to shards, with a network that knows the test's own videos."""
+"""A batch from files to shards, with networks that know the test's own videos."""
 
-import errno
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from moving_disc import DiscFaces, DiscNetwork, disc_frames, work_or_die, write
+from moving_disc import disc_frames, settings, write
 
-from data_pipeline import job, ledger
-from data_pipeline.config import VideosConfig
-from data_pipeline.one_video import Networks
-from imanim.data import files, shards
+from data_pipeline import job, merging, steps, unit
+from data_pipeline.artefacts import WORK, VideoFolder, known_sha256
 from imanim.data.sample import decode
 from imanim.data.shards import ShardSet, read_manifest
 from imanim.errors import InputError
 
 
-@pytest.fixture(autouse=True, scope="module")
-def disc_networks():
-    """The disc finder in the place of the real networks."""
-    made = Networks(DiscNetwork(), DiscFaces())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "load_networks", lambda config: made)
-        yield
-
-
-@pytest.fixture
-def networks(monkeypatch):
-    """The names of the videos that were worked on, in order."""
-    seen, real = [], job.process
-    monkeypatch.setattr(job, "process", lambda path, *args: (seen.append(path.name), real(path, *args))[1])
-    return seen
-
-
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """Two good videos (one of them twice), one with two people, one with a cut, and six that are no good."""
+    """Good videos (one of them twice), one with two people, one with a cut, and some that are no good."""
     folder = tmp_path_factory.mktemp("videos")
     write(folder / "long.mp4", disc_frames(80))
     shutil.copy(folder / "long.mp4", folder / "same.mp4")
-    write(folder / "other.mkv", disc_frames(60, ground=60))
-    write(folder / "pair.mp4", disc_frames(60, discs=2))
-    write(folder / "cut.mp4", np.concatenate([disc_frames(40), disc_frames(20, ground=180)]))
+    write(folder / "other.mkv", disc_frames(60, ground=60, blue=80))
+    write(folder / "pair.mp4", np.concatenate([disc_frames(60), disc_frames(60)], axis=2))
+    write(folder / "cut.mp4", np.concatenate([disc_frames(40, blue=10), disc_frames(20, ground=180, blue=10)]))
     write(folder / "two.mp4", disc_frames(2))
     write(folder / "nobody.mp4", disc_frames(60, discs=0))
     write(folder / "short.mp4", disc_frames(20))
@@ -53,24 +34,17 @@ def videos(tmp_path_factory):
     return folder
 
 
-def settings(videos, output, **changes):
-    made = VideosConfig(input=videos, output=output, workers=0, samples_per_shard=2)
-    for key, value in changes.items():
-        setattr(made, key, value)
-    return made
-
-
 def run(config):
     job.run(config, progress=False)
     return json.loads((config.output / "report.json").read_text())
 
 
 def rows_of(report):
-    return {row["file"]: row for row in report["rows"]}
+    return {row["file"]: row for row in report["videos"]}
 
 
 @pytest.fixture(scope="module")
-def done_once(videos, tmp_path_factory, disc_networks):
+def done_once(videos, tmp_path_factory):
     config = settings(videos, tmp_path_factory.mktemp("done") / "out")
     return config, run(config)
 
@@ -91,6 +65,17 @@ def all_samples(folder):
     return found
 
 
+def bytes_of(folder):
+    """The set: every tar, index and the manifest."""
+    files = [*Path(folder).glob("*.tar"), *Path(folder).glob("*.index.json"), Path(folder) / "manifest.json"]
+    return {path.name: path.read_bytes() for path in sorted(files)}
+
+
+def worked_on(config):
+    """How many videos a run works on."""
+    return int(job.run_task(config, 1, 1, progress=False).lines()[0].split("videos, ")[1].split()[0])
+
+
 def test_every_file_has_a_row_and_the_bad_ones_their_reason(done):
     _, report = done
     rows = rows_of(report)
@@ -107,10 +92,9 @@ def test_every_file_has_a_row_and_the_bad_ones_their_reason(done):
         "text.mp4": "not_a_video",
         "torn.mp4": rows["torn.mp4"]["reason"],
     }
-    assert rows["torn.mp4"]["reason"] in ("truncated", "corrupt", "not_a_video")
+    assert rows["torn.mp4"]["reason"] in ("truncated", "corrupt", "not_a_video") and rows["torn.mp4"]["quarantined"]
     assert [rows[n]["clips"] for n in ("long.mp4", "other.mkv", "cut.mp4")] == [2, 1, 1]
     assert rows["cut.mp4"]["cuts"] == [40] and rows["cut.mp4"]["left_out"] == {"hard_cut": 1}
-    assert report["totals"]["clips"] == 4 and report["totals"]["files_kept"] == 3
 
 
 def test_the_joints_lie_on_the_person_in_the_re_encoded_clip(done):
@@ -135,66 +119,85 @@ def test_the_identity_frame_is_from_another_time_of_the_same_video(done):
         outside = video["identity_sec"] < video["start_sec"] or video["identity_sec"] >= video["start_sec"] + 17 / 12
         assert outside
         assert np.abs(sample.identity_joints[0, :2] - sample.joints[:, 0, :2]).max(axis=1).min() > 0.005
-        assert sample.meta["licence"] == "unknown" and sample.meta["person"].startswith("video-")
+        assert sample.meta["licence"] == "unknown" and sample.meta["person"].startswith("person-")
 
 
-def test_all_clips_of_a_video_are_in_one_split_and_both_splits_exist(done):
+def test_people_and_videos_are_in_one_split_and_both_splits_exist(done):
     config, _ = done
     manifest = read_manifest(config.output)
-    assert set(manifest["splits"]) == {"train", "val"} and manifest["samples"] == 4 and manifest["videos"] == 3
-    where = {}
+    assert set(manifest["splits"]) == {"train", "val"} and manifest["samples"] == 4
+    assert manifest["videos"] == 3 and manifest["persons"] == 3 and manifest["leakage"]["ok"]
+    homes = {}
     for split in manifest["splits"]:
-        for key in ShardSet(config.output, split).keys:
-            where.setdefault(key.rsplit("-", 1)[0], set()).add(split)
-    assert all(len(splits) == 1 for splits in where.values()) and len(where) == 3
-    assert not (config.output / ledger.WORK).exists()
+        part = ShardSet(config.output, split)
+        for i in range(len(part)):
+            meta = json.loads(part.read(i)[1]["meta.json"])
+            for who in (meta["person"], meta["video"]["sha256"]):
+                homes.setdefault(who, set()).add(split)
+    assert len(homes) == 6 and all(len(splits) == 1 for splits in homes.values())
+    assert not list((config.output / WORK).rglob("samples-*")), "samples live in the shards alone"
 
 
-def test_the_report_page_and_the_contact_sheet_are_there(done):
+def test_the_report_is_there_and_tells_nobody_where_the_footage_lay(done):
     config, _ = done
     page = (config.output / "report.html").read_text()
-    for text in ("long.mp4", "multiple_people", "contact_sheet.png", "duplicate: the same bytes as long.mp4"):
+    for text in ("long.mp4", "multiple_people", "the same bytes as long.mp4"):
         assert text in page
     assert str(config.input) not in page + (config.output / "manifest.json").read_text()
-    assert (config.output / "contact_sheet.png").stat().st_size > 10_000
+    for name, data in bytes_of(config.output).items():
+        assert str(config.input).encode() not in data, name
 
 
-def test_a_second_run_redoes_nothing_and_changes_nothing(done, networks):
-    config, first = done
-    before = {p.name: p.read_bytes() for p in config.output.glob("*.tar")}
-    networks.clear()
-    second = run(config)
-    assert networks == []
-    assert {p.name: p.read_bytes() for p in config.output.glob("*.tar")} == before
-    assert rows_of(second)["long.mp4"]["clips"] == rows_of(first)["long.mp4"]["clips"]
+def test_a_second_run_redoes_nothing_and_changes_nothing(done):
+    config, _ = done
+    before = bytes_of(config.output)
+    assert worked_on(config) == 0
+    run(config)
+    assert bytes_of(config.output) == before
 
 
-def test_new_videos_are_added_to_a_finished_folder(videos, tmp_path, networks):
+def test_new_videos_are_added_to_a_finished_folder(videos, tmp_path):
     some = tmp_path / "some"
     some.mkdir()
     shutil.copy(videos / "long.mp4", some)
-    config = settings(some, tmp_path / "out")
+    config = settings(some, tmp_path / "out", split__val_fraction=0.0)
     run(config)
-    assert set(read_manifest(config.output)["splits"]) == {"train"}
     kept = (config.output / "train-00000.tar").read_bytes()
     shutil.copy(videos / "other.mkv", some)
     shutil.copy(videos / "cut.mp4", some)
-    networks.clear()
-    run(config)
-    assert sorted(networks) == ["cut.mp4", "other.mkv"]
+    job.plan(config)
+    assert worked_on(config) == 2
+    job.merge(config)
     assert (config.output / "train-00000.tar").read_bytes() == kept
-    assert read_manifest(config.output)["samples"] == 4 and set(read_manifest(config.output)["splits"]) == {
-        "train",
-        "val",
-    }
+    assert read_manifest(config.output)["samples"] == 4
 
 
-def test_other_settings_are_not_mixed_into_a_finished_folder(done, videos):
+def test_a_changed_setting_redoes_what_depends_on_it_and_nothing_else(done, videos, tmp_path):
     config, _ = done
-    other = settings(videos, config.output)
-    other.clip.fps = 10.0
-    with pytest.raises(InputError, match="was made with other settings"):
-        run(other)
+    keys = steps.keys(config, unit.load_networks(config).models())
+    folder = VideoFolder(config.output, known_sha256(config.output, "long.mp4"))
+    people = folder.path / f"people-{keys['people']}.npz"
+    touched = people.stat().st_mtime_ns
+    config.framing.margin = 0.4
+    run(config)
+    assert people.stat().st_mtime_ns == touched
+    after = steps.keys(config, unit.load_networks(config).models())
+    assert after["clips"] != keys["clips"] and folder.load("clips", after["clips"]) is not None
+    row = folder.row(after["samples"])
+    assert "people" not in row["stage_frames"] and row["stage_frames"]["encode"] == 34
+    fresh = settings(videos, tmp_path / "fresh", framing__margin=0.4)
+    run(fresh)
+    assert bytes_of(config.output) == bytes_of(fresh.output), "as if it had always been so"
+
+
+def test_other_splits_repack_and_touch_no_video(done):
+    config, _ = done
+    config.split.val_fraction, config.samples_per_shard = 0.0, 3
+    job.plan(config)
+    assert worked_on(config) == 0
+    job.merge(config)
+    assert [len(s["shards"]) for s in read_manifest(config.output)["splits"].values()] == [2]
+    assert len(all_samples(config.output)) == 4
 
 
 def test_shards_of_another_source_are_left_alone(videos, tmp_path):
@@ -204,71 +207,73 @@ def test_shards_of_another_source_are_left_alone(videos, tmp_path):
     assert (tmp_path / "train-00000.tar").read_bytes() == b"somebody else's"
 
 
-def test_a_disk_that_fills_up_costs_nothing_that_was_finished(videos, tmp_path, networks, monkeypatch):
-    config = settings(videos, tmp_path / "out")
-    real, calls = files.atomic_file, []
-
-    def filling(path):
-        calls.append(path)
-        if len(calls) > 6:
-            raise InputError(f"{path}: the disk is full; free some space") from OSError(errno.ENOSPC, "full")
-        return real(path)
-
-    monkeypatch.setattr(files, "atomic_file", filling)
+def test_a_disk_that_fills_up_costs_nothing_that_was_finished(videos, tmp_path):
+    flag = tmp_path / "full"
+    config = settings(videos, tmp_path / "out", workers=1, pose__detector=flag)
+    job.plan(config)
+    flag.write_text("8")  # this many files may be written by each process
     with pytest.raises(InputError, match="disk is full"):
-        run(config)
-    finished = len(list((config.output / ledger.WORK).rglob("*.json")))
-    assert finished >= 2
-    monkeypatch.setattr(files, "atomic_file", real)
-    first = list(networks)
-    run(config)
+        job.run_task(config, 1, 1, progress=False)
+    finished = len(list((config.output / WORK).rglob("row-*.json")))
+    flag.unlink()
+    assert worked_on(config) == 11 - 1 - finished, "a copy of the same bytes is not worked on either"
+    job.merge(config)
     assert read_manifest(config.output)["samples"] == 4
-    # The one that met the full disk is done again; those finished before it are not.
-    assert len(networks) == len(first) + len(set(networks[len(first) :]))
-    assert len(set(first) & set(networks[len(first) :])) <= 1
 
 
-def test_a_run_killed_while_packing_makes_the_same_shards_again(videos, tmp_path, monkeypatch):
-    clean, killed = settings(videos, tmp_path / "clean"), settings(videos, tmp_path / "killed")
-    run(clean)
-    real = ledger.Ledger.write
-
-    def die(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ledger.Ledger, "write", die)
-    with pytest.raises(KeyboardInterrupt):
-        run(killed)
-    monkeypatch.setattr(ledger.Ledger, "write", real)
-    assert list(killed.output.glob("*.tar"))
-    run(killed)
-    for tar in clean.output.glob("*.tar"):
-        assert (killed.output / tar.name).read_bytes() == tar.read_bytes()
-    assert shards.read_manifest(killed.output)["splits"] == shards.read_manifest(clean.output)["splits"]
+def test_tasks_together_make_what_one_makes(done_once, videos, tmp_path):
+    config = settings(videos, tmp_path / "out")
+    job.plan(config)
+    for task in (3, 1):
+        job.run_task(config, task, 3, progress=False)
+    with pytest.raises(InputError, match="not finished under these settings"):
+        job.merge(config)
+    job.run_task(config, 2, 3, progress=False)
+    job.merge(config)
+    assert bytes_of(config.output) == bytes_of(done_once[0].output)
 
 
-def test_a_defect_of_ours_becomes_a_row_and_the_batch_goes_on(videos, tmp_path, monkeypatch):
-    real = job.process
+def test_a_merge_killed_at_any_moment_ends_in_the_same_set(done_once, videos, tmp_path, monkeypatch):
+    config = settings(videos, tmp_path / "out")
+    job.plan(config)
+    job.run_task(config, 1, 1, progress=False)
+    for name in ("stage", "commit", "finish", "clear_stage"):
 
-    def faulty(path, *args):
-        if path.name == "other.mkv":
-            raise ZeroDivisionError("oops")
-        return real(path, *args)
+        def dying(*args, name=name, **kwargs):
+            getattr(merging.books, f"_real_{name}")(*args, **kwargs)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "process", faulty)
-    rows = rows_of(run(settings(videos, tmp_path / "out")))
-    assert rows["other.mkv"]["reason"] == "internal_error" and "oops" in rows["other.mkv"]["detail"]
-    assert rows["long.mp4"]["clips"] == 2
-    monkeypatch.setattr(job, "process", real)
-    assert rows_of(run(settings(videos, tmp_path / "out")))["other.mkv"]["clips"] == 1
+        monkeypatch.setattr(merging.books, f"_real_{name}", getattr(merging.books, name), raising=False)
+        monkeypatch.setattr(merging.books, name, dying)
+        with pytest.raises(KeyboardInterrupt):
+            job.merge(config)
+        monkeypatch.setattr(merging.books, name, getattr(merging.books, f"_real_{name}"))
+    job.merge(config)
+    assert bytes_of(config.output) == bytes_of(done_once[0].output)
 
 
-def test_a_file_that_kills_its_process_is_found_and_the_others_are_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "work", work_or_die)
-    names = ["a.mp4", "deadly.mp4", "b.mp4", "c.mp4"]
-    tasks = [(tmp_path / name, name, settings(tmp_path, tmp_path), frozenset()) for name in names]
-    rows = {row["file"]: row.get("reason") for row in job._rows(tasks, 2)}
-    assert rows == {"a.mp4": None, "deadly.mp4": "crashed", "b.mp4": None, "c.mp4": None}
+def test_a_defect_of_ours_becomes_a_row_and_is_tried_again_when_asked(videos, tmp_path):
+    flag = tmp_path / "oops"
+    config = settings(videos, tmp_path / "out", pose__detector=flag)
+    flag.write_text("defect")
+    with pytest.raises(InputError, match="internal_error"):
+        run(config)
+    flag.unlink()
+    assert worked_on(config) == 0
+    again = job.retry_failed(config, progress=False).lines()
+    assert "6 worked on now" in again[0]
+    job.merge(config)
+    assert read_manifest(config.output)["samples"] == 4
+    assert job.retry_failed(config, progress=False).lines() == ["nothing to try again"]
+
+
+def test_a_video_that_kills_its_process_is_named_and_the_others_are_done(videos, tmp_path):
+    config = settings(videos, tmp_path / "out", captions__backend="moving_disc:deadly_caption")
+    rows = rows_of(run(config))
+    assert rows["other.mkv"]["reason"] == "crashed" and rows["other.mkv"]["quarantined"]
+    assert rows["long.mp4"]["clips"] == 2 and worked_on(config) == 0
+    meta = all_samples(config.output)[0].meta
+    assert meta["caption"] == "17 frames of a disc"
 
 
 def test_when_nothing_can_be_used_one_line_says_so_and_the_report_is_written(tmp_path):
@@ -281,15 +286,58 @@ def test_when_nothing_can_be_used_one_line_says_so_and_the_report_is_written(tmp
     assert "not_a_video" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_splits_go_by_hash_and_stay(tmp_path):
-    rows = [{"sha256": f"{i * 0x0CCCCCCD:08x}" + "0" * 56} for i in range(20)]
-    job.assign_splits(rows, 0.25, have=set())
-    assert [r["split"] for r in rows] == ["val"] * 5 + ["train"] * 15
-    one = [{"sha256": "00000000" + "0" * 56}]
-    job.assign_splits(one, 0.25, have=set())
-    assert one[0]["split"] == "train"
-    job.assign_splits(one, 0.25, have={"train"})
-    assert one[0]["split"] == "val"
+def test_the_same_face_in_two_files_is_one_person(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, blue in (("a", 20), ("b", 22), ("c", 90)):
+        write(tmp_path / "in" / f"{name}.mp4", disc_frames(80, blue=blue, ground=60 + blue))
+    config = settings(tmp_path / "in", tmp_path / "out", split__val_fraction=0.4)
+    run(config)
+    samples = all_samples(config.output)
+    who = {s.meta["video"]["name"]: s.meta["person"] for s in samples}
+    assert who["a.mp4"] == who["b.mp4"] != who["c.mp4"]
+    assert read_manifest(config.output)["persons"] == 2
+
+
+def test_one_face_pinned_into_two_splits_fails_the_build(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, blue in (("a", 20), ("b", 22)):
+        write(tmp_path / "in" / f"{name}.mp4", disc_frames(80, blue=blue, ground=60 + blue))
+    config = settings(tmp_path / "in", tmp_path / "out", split__pinned={"a.*": "train", "b.*": "test"})
+    with pytest.raises(InputError, match=r"(a|b)\.mp4.*(a|b)\.mp4"):
+        run(config)
+    assert not (config.output / "manifest.json").exists()
+
+
+def test_what_stands_beside_a_video_goes_into_its_samples(tmp_path):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.mp4", disc_frames(80))
+    (tmp_path / "in" / "a.json").write_text(
+        '{"license": "CC0", "webpage_url": "https://example.org/a", "description": "a disc"}'
+    )
+    config = settings(tmp_path / "in", tmp_path / "out", captions__backend="sidecar")
+    run(config)
+    meta = all_samples(config.output)[0].meta
+    assert (meta["licence"], meta["origin"], meta["caption"]) == ("CC0", "https://example.org/a", "a disc")
+    (tmp_path / "in" / "a.json").write_text('{"licence": "mine"}')
+    run(config)
+    assert all_samples(config.output)[0].meta["licence"] == "mine"
+    (tmp_path / "in" / "a.json").write_text("[")
+    with pytest.raises(InputError, match="sidecar 1"):
+        run(config)
+
+
+def test_two_people_apart_become_clips_of_one_each(videos, tmp_path):
+    (tmp_path / "in").mkdir()
+    wide = np.concatenate([disc_frames(80, blue=20), disc_frames(80, blue=90)], axis=2)
+    write(tmp_path / "in" / "pair.mp4", wide)
+    config = settings(tmp_path / "in", tmp_path / "out", people__multiple="split")
+    run(config)
+    samples = all_samples(config.output)
+    assert len(samples) == 4 and read_manifest(config.output)["persons"] == 2
+    assert len(read_manifest(config.output)["splits"]) == 1, "one video, one split"
+    for sample in samples:
+        red = (sample.driving[0, ..., 0].astype(int) - sample.driving[0, ..., 1]) > 80
+        assert 50 < red.sum() < 1500
 
 
 def test_a_dry_run_touches_nothing(videos, tmp_path):

@@ -61,3 +61,29 @@ def test_a_missing_folder_and_a_missing_configuration_are_one_line(launch, tmp_p
     one_line_error(launch("--config", tmp_path / "no.yaml"), "no such configuration file")
     done = launch("--config", "configs/data/videos.yaml", f"input={tmp_path / 'none'}", f"output={tmp_path / 'out'}")
     one_line_error(done, "is not a folder")
+
+
+def test_a_verb_that_does_not_exist_names_the_nearest(launch):
+    one_line_error(launch("verfy", "--config", "configs/data/videos.yaml"), "did you mean `verify`")
+
+
+def test_verbs_are_for_videos_and_tasks_count_from_one(launch, tmp_path):
+    words = ("--config", "configs/data/videos.yaml", f"input={tmp_path}", f"output={tmp_path / 'out'}")
+    one_line_error(launch("run", "--task", "0/4", *words), "I from 1 to N")
+    one_line_error(launch("run", *words), "imanim preprocess plan")
+    doubles = launch("plan", "--config", "configs/data/doubles.yaml", f"output={tmp_path / 'out'}")
+    one_line_error(doubles, "is for videos")
+
+
+def test_networks_that_are_not_here_are_all_named_at_once(launch, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(b"x")
+    monkeypatch.setenv("IMANIM_WEIGHTS", str(tmp_path / "none"))
+    words = ("--config", "configs/data/videos.yaml", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}")
+    names = ("blazepose-detector", "blazeface-short-range", "dlib-face-embedding", "text-detector-dbnet")
+    one_line_error(launch(*words), "imanim weights import", *names)
+    one_line_error(launch("plan", *words), "imanim weights import", *names)
+
+
+def test_publishing_says_what_it_would_do_and_refuses_what_is_no_set(launch, tmp_path):
+    one_line_error(launch("publish", f"input={tmp_path}", f"to={tmp_path / 'there'}"), "manifest.json")
