@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from packaging.utils import canonicalize_name
@@ -136,6 +136,6 @@ def _open(url: str, settings: dict[str, str], accept: str) -> Iterator[tuple[Bin
         ) as answer:
             if not answer.ok:
                 raise NotFetched(f"{shown(url)}: {answer.status_code} {answer.reason}")
-            yield answer.raw, answer.url, answer.headers.get("Content-Type", "")
+            yield cast(BinaryIO, answer.raw), answer.url, answer.headers.get("Content-Type", "")
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise NotFetched(f"{shown(url)}: {type(error).__name__}") from None
