@@ -60,7 +60,12 @@ def merge(config: VideosConfig) -> list[str]:
         _write_report(config, done, people, {"splits": {}, "samples": 0, "bytes": 0})
         raise InputError(_leak(config, people.leakage))
     _pack(config, done, people)
-    manifest = write_manifest(config.output, _about(config, done, people))
+    shards = sorted(Ledger.read(config.output).shards)
+    gone = [name for name in shards if not (config.output / name).is_file()]
+    if gone:
+        raise InputError(f"{config.output / gone[0]}: is gone ({len(gone)} shard(s)); run `imanim preprocess repair`")
+    about = _about(config, done, people)
+    manifest = write_manifest(config.output, about, {name: name.rpartition("-")[0] for name in shards})
     _write_report(config, done, people, manifest)
     for row in done.kept():
         VideoFolder(config.output, row["sha256"]).drop_samples(done.keys["samples"])

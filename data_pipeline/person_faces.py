@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline.artefacts import Artefact
 from data_pipeline.face_track import SeenFace
 from data_pipeline.faces.base import Face
-from data_pipeline.identity.base import FaceEmbedder, choose, combine, look
+from data_pipeline.identity.base import FaceEmbedder, choose, combine, grade
 from data_pipeline.identity.config import IdentityConfig
 from data_pipeline.people import Sighting
 
@@ -80,8 +80,10 @@ class PersonFaces:
         if self._embedder is None:
             return
         for person, seen in zip(people, faces):
-            quality = np.nan if seen is None else look(image, seen.face, self._config)
-            if seen is None or np.isnan(quality):
+            if seen is None:
+                continue
+            quality = grade(seen.face, seen.sharpness, seen.frontality, self._config)
+            if np.isnan(quality):
                 continue
             if person.person not in self._open:
                 self._open[person.person] = _Track(self._bin, SPARE * self._config.faces_per_track)

@@ -35,10 +35,15 @@ def look(frame: np.ndarray, face: Face | None, config: IdentityConfig) -> float:
 
     The vectors of small and turned faces crowd together, so that different people come near each other.
     """
-    if face is None or face.box[2] - face.box[0] < config.min_face_px:
+    if face is None:
         return float("nan")
-    front = quality.frontality(face.points)
-    return quality.sharpness(frame, face.box) * front if front >= config.min_frontality else float("nan")
+    return grade(face, quality.sharpness(frame, face.box), quality.frontality(face.points), config)
+
+
+def grade(face: Face, sharpness: float, frontality: float, config: IdentityConfig) -> float:
+    """:func:`look` at a face whose sharpness and frontality are known."""
+    told = face.box[2] - face.box[0] >= config.min_face_px and frontality >= config.min_frontality
+    return sharpness * frontality if told else float("nan")
 
 
 def choose(looks: np.ndarray, count: int) -> np.ndarray:

@@ -113,3 +113,15 @@ def test_a_shard_whose_video_is_gone_cannot_be_repaired_and_says_so(config, tmp_
     with pytest.raises(InputError, match="could not be cut again"):
         verifying.repair(config, progress=False)
     assert json.loads((config.output / "manifest.json").read_text())["samples"] == 6
+
+
+def test_a_merge_does_not_forget_a_shard_that_is_gone(config):
+    before = bytes_of(config.output)
+    (config.output / "train-00000.tar").unlink()
+    with pytest.raises(InputError, match=r"train-00000\.tar: is gone.*repair"):
+        job.merge(config)
+    (config.output / "stray-00007.tar").write_bytes(b"somebody put it here")
+    verifying.repair(config, progress=False)
+    job.merge(config)
+    (config.output / "stray-00007.tar").unlink()
+    assert bytes_of(config.output) == before
