@@ -1,13 +1,12 @@
 """Face detectors and the numbers that choose frames."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from real_footage import have_weights, shared_clip
 
 from data_pipeline.config import PoseConfig
 from data_pipeline.faces import backends, quality, scrfd
@@ -262,21 +261,8 @@ def test_the_settings_import_no_network_library():
 # -------------------------------------------------------------------------------------------------- the real network
 
 
-def shared_clip(name):
-    root = os.environ.get("IMANIM_SHARED")
-    folder = (Path(root) if root else Path(__file__).parents[3] / "shared") / "clips"
-    path = folder / name
-    if not path.is_file():
-        pytest.skip(f"no real clip at hand: {path} is missing (IMANIM_SHARED names the folder that holds clips/)")
-    return path
-
-
 def test_a_real_face_has_its_points_in_place_and_mirrors_with_the_picture():
-    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (extra `data`)")
-    try:
-        weights.require_all(["blazeface-short-range", "blazepose-detector", "blazepose-landmarks-full"])
-    except InputError as error:
-        pytest.skip(f"weights are missing: {error}")
+    have_weights("blazeface-short-range", "blazepose-detector", "blazepose-landmarks-full")
     from data_pipeline.pose.backends import build as build_pose
 
     frame = read_video(shared_clip("LivePortrait__d18.mp4")).frames[0]

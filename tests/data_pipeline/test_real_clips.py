@@ -1,16 +1,14 @@
 """The whole road on real footage, where it is at hand: the right people, the right joints, dropped for the right reason."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real_footage import have_weights, shared_clip
 
 from data_pipeline import job, verifying
 from data_pipeline.config import VideosConfig
-from imanim import weights
 from imanim.data.sample import JOINTS, decode
 from imanim.data.shards import ShardSet, read_manifest
 
@@ -25,18 +23,12 @@ CLIPS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (extra `data`)")
-    missing = [name for name in weights.REGISTRY if not weights.path_of(name).is_file()]
-    if missing:
-        pytest.skip(f"weights are missing: `imanim weights import {' '.join(missing)}`")
-    root = os.environ.get("IMANIM_SHARED")
-    shared = (Path(root) if root else Path(__file__).parents[3] / "shared") / "clips"
-    if not all((shared / name).is_file() for name in CLIPS.values()):
-        pytest.skip(f"no real clips at hand: {shared} lacks some (IMANIM_SHARED names the folder that holds clips/)")
+    have_weights()
+    sources = {name: shared_clip(source) for name, source in CLIPS.items()}
     folder = tmp_path_factory.mktemp("real")
     (folder / "in").mkdir()
-    for name, source in CLIPS.items():
-        shutil.copy(shared / source, folder / "in" / name)
+    for name, source in sources.items():
+        shutil.copy(source, folder / "in" / name)
     config = VideosConfig(input=folder / "in", output=folder / "out")
     job.run(config, progress=False)
     return config, json.loads((config.output / "report.json").read_text())

@@ -1,34 +1,24 @@
 """BlazePose and BlazeFace themselves, on people whose joints are known (Doubles) and on a real clip where one is at hand."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
+from real_footage import have_weights, shared_clip
 
 from data_pipeline import job
 from data_pipeline.config import FaceConfig, PoseConfig, VideosConfig
 from data_pipeline.faces import backends as face_backends
 from data_pipeline.faces.base import head_region
 from data_pipeline.pose import backends
-from imanim import weights
 from imanim.data.sample import JOINTS, decode
 from imanim.data.shards import ShardSet
 from imanim.data.video import read_video, write_video
-from imanim.errors import InputError
 
-NAMES = tuple(weights.REGISTRY)
 BODY = [JOINTS.index(n) for n in JOINTS if not n.endswith(("_ear", "_eye", "_toe"))]
 
 
 @pytest.fixture(scope="module")
 def networks():
-    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed (extra `data`)")
-    try:
-        for name in NAMES:
-            weights.ensure(name)
-    except InputError as error:
-        pytest.skip(f"weights are missing: {error}")
+    have_weights()
     return backends.build(PoseConfig()), face_backends.build(FaceConfig())
 
 
@@ -95,15 +85,6 @@ def test_a_rendered_video_becomes_shards_with_the_true_joints(networks, take, tm
     truth = (take.joints[identity, :, :2] * SIZE - (x, y)) / (width, height)
     error = np.linalg.norm((sample.identity_joints[:, :2] - truth) * (width / height, 1), axis=-1) / size
     assert np.nanmean(error[BODY]) < PRECISION
-
-
-def shared_clip(name):
-    root = os.environ.get("IMANIM_SHARED")
-    folder = (Path(root) if root else Path(__file__).parents[3] / "shared") / "clips"
-    path = folder / name
-    if not path.is_file():
-        pytest.skip(f"no real clip at hand: {path} is missing (IMANIM_SHARED names the folder that holds clips/)")
-    return path
 
 
 def test_a_real_dancer_is_found_in_nearly_every_frame(networks):

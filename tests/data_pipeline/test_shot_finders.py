@@ -1,9 +1,7 @@
 """Cuts found while frames go by: against PySceneDetect and TransNetV2 on whole videos, on what is no cut, and on real clips."""
 
-import os
 import random
 import sys
-from pathlib import Path
 
 import av
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moving_disc import write
+from real_footage import shared_clip
 
 from data_pipeline import shot_finders
 from data_pipeline.shot_finders import ShotsConfig
@@ -357,15 +356,6 @@ def test_transnet_refuses_weights_that_it_does_not_know(transnet, tmp_path):
 
 
 # Real clips, the cuts told by looking at the frames
-
-
-def shared_clip(name):
-    root = os.environ.get("IMANIM_SHARED")
-    folder = (Path(root) if root else Path(__file__).parents[3] / "shared") / "clips"
-    path = folder / name
-    if not path.is_file():
-        pytest.skip(f"no real clip at hand: {path} is missing (IMANIM_SHARED names the folder that holds clips/)")
-    return path
 
 
 REAL = {

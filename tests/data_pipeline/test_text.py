@@ -1,13 +1,13 @@
 """Text in the picture: the real networks on drawn text, patterns and real clips, against the reference, and what is refused."""
 
 import importlib
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from real_footage import have_weights, shared_clip
 
 from data_pipeline.quality import ocr, text
 from data_pipeline.quality.text import DbnetTextFinder, is_text
@@ -23,11 +23,7 @@ SIZE = (640, 352)  # width, height: what the network looks at, so that nothing i
 @pytest.fixture(scope="module")
 def finder():
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra `data`)")
-    try:
-        for name in (text.DETECTOR, text.READER):
-            weights.ensure(name)
-    except InputError as error:
-        pytest.skip(f"weights are missing: {error}")
+    have_weights(text.DETECTOR, text.READER)
     return DbnetTextFinder()
 
 
@@ -181,15 +177,6 @@ def test_lines_and_readings_are_those_of_rapidocr(finder):
 
 
 # ----------------------------------------------------------------------------------------------------------- real clips
-
-
-def shared_clip(name):
-    root = os.environ.get("IMANIM_SHARED")
-    folder = (Path(root) if root else Path(__file__).parents[3] / "shared") / "clips"
-    path = folder / name
-    if not path.is_file():
-        pytest.skip(f"no real clip at hand: {path} is missing (IMANIM_SHARED names the folder that holds clips/)")
-    return path
 
 
 def test_the_subtitles_of_a_real_clip_are_found_and_nothing_else(finder):
