@@ -29,7 +29,7 @@ class SourceKind:
 
 
 SOURCES: dict[str, SourceKind] = {
-    "videos": SourceKind("data_pipeline.config:VideosConfig", "data_pipeline.job:run"),
+    "videos": SourceKind("data_pipeline.config:VideosConfig", "data_pipeline.jobs.job:run"),
     "doubles": SourceKind("data_pipeline.doubles.config:DoublesConfig", "data_pipeline.doubles.generate:run"),
 }
 

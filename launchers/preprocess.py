@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verb(verb: str, args: argparse.Namespace) -> Any:
-    from data_pipeline import job, plan_file, preprocess, verifying
+    from data_pipeline import preprocess
+    from data_pipeline.jobs import job, plan_file, verifying
 
     name, config = preprocess.load(args.config, args.overrides)
     if name != "videos":
@@ -98,7 +99,7 @@ def _verb(verb: str, args: argparse.Namespace) -> Any:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    from data_pipeline import publish
+    from data_pipeline.jobs import publish
     from imanim import config
 
     settings = config.load(publish.PublishConfig, args.config, args.overrides)

@@ -58,7 +58,7 @@ REASONS: dict[str, Reason] = {
     "static": Reason(CLIP, "a still picture", "rules.max_static"),
     "little_motion": Reason(CLIP, "the person hardly moves", "rules.min_motion, rules.min_pose_motion"),
     "too_much_motion": Reason(CLIP, "the joints move faster than a body can", "rules.max_motion"),
-    "camera_motion": Reason(CLIP, "the background moves", "rules.max_camera"),
+    "camera_motion": Reason(CLIP, "the background moves", "rules.max_camera_motion"),
     "face_hidden": Reason(CLIP, "the face shows in too few frames", "rules.min_face_share"),
     "blurred": Reason(CLIP, "the person is out of focus or smeared", "rules.min_sharpness"),
     "text": Reason(CLIP, "burned-in text or a large logo", "rules.max_text"),

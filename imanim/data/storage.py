@@ -2,7 +2,7 @@
 
 Local files are read with one ``pread`` a range. Whatever has ``://`` in its name goes through fsspec; the network fails now and
 then, so its reads are tried again before they are given up. Reading only: shards are made locally and copied
-(data_pipeline.publish).
+(data_pipeline.jobs.publish).
 """
 
 from __future__ import annotations

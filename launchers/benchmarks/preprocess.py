@@ -28,8 +28,8 @@ STAGES = ("decode", "shots", "people", "face")
 def run(arguments: list[str]) -> dict[str, Any]:
     """Measures, prints, returns frames per CPU-second of both sides and of each of our stages."""
     args = _parser().parse_args(arguments)
-    from data_pipeline import unit
     from data_pipeline.config import VideosConfig
+    from data_pipeline.jobs import unit
     from data_pipeline.sources import Unusable, find_files
 
     config = VideosConfig(input=Path(args.input), output=Path("."))
@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 def ours(path: Path, config: Any, networks: Any) -> tuple[dict[str, float], int]:
     """One pass of ours: CPU seconds of each stage, and the frames."""
     from data_pipeline import decode
-    from data_pipeline.analysis import StageClock, analyse
+    from data_pipeline.video.analysis import StageClock, analyse
 
     clock = StageClock()
     probe = decode.probe(path, max_side=config.max_side)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(slurm.ROOT / "tests" / "data_pipeline"))
 from moving_disc import disc_frames, settings, write
 from test_job import bytes_of
 
-from data_pipeline import job
+from data_pipeline.jobs import job
 from imanim.config import to_yaml
 
 pytestmark = pytest.mark.skipif(bool(slurm.missing()), reason=slurm.missing() or "runs")

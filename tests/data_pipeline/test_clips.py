@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from data_pipeline.config import VideosConfig
-from data_pipeline.framing import Crop, around, fit, person_box
-from data_pipeline.pairing import plan_clips, reasons_of
-from data_pipeline.tracks import Track, fill_gaps, smooth
+from data_pipeline.video.framing import Crop, around, fit, person_box
+from data_pipeline.video.pairing import plan_clips, reasons_of
+from data_pipeline.video.tracks import Track, fill_gaps, smooth
 
 ASPECT = 128 / 80
 RULES = {"aspect": ASPECT, "margin": 0.1, "max_padding": 0.25, "min_inside": 0.6}

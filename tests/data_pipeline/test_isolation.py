@@ -5,8 +5,8 @@ import os
 import bad_neighbours
 import pytest
 
-from data_pipeline import isolation
 from data_pipeline.config import LimitsConfig
+from data_pipeline.jobs import isolation
 from imanim.errors import InputError
 
 LIMITS = LimitsConfig(memory_gb=0.6, stall_sec=3.0, total_sec=6.0)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from moving_disc import disc_frames, settings, write
 
-from data_pipeline import job, merging, steps, unit
-from data_pipeline.artefacts import WORK, VideoFolder, known_sha256
+from data_pipeline.jobs import job, merging, unit
+from data_pipeline.video import steps
+from data_pipeline.video.artefacts import WORK, VideoFolder, known_sha256
 from imanim.data.sample import decode
 from imanim.data.shards import ShardSet, read_manifest
 from imanim.errors import InputError

@@ -1,6 +1,6 @@
 """Which shards hold what, and how a new layout takes the place of an old one."""
 
-from data_pipeline.ledger import Entry, Ledger, arrange, commit, finish, stage
+from data_pipeline.jobs.ledger import Entry, Ledger, arrange, commit, finish, stage
 from imanim.data.shards import MANIFEST, index_path
 
 

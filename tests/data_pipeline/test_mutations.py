@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from rendered import numbered, render
 
-from data_pipeline import isolation
 from data_pipeline.config import LimitsConfig
+from data_pipeline.jobs import isolation
 
 LIMITS = LimitsConfig(memory_gb=2.0, stall_sec=20.0, total_sec=60.0)
 FILES = {

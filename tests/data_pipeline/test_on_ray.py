@@ -6,8 +6,8 @@ import pytest
 from moving_disc import disc_frames, settings, write
 from test_job import bytes_of
 
-from data_pipeline import job, on_ray
 from data_pipeline.config import LimitsConfig
+from data_pipeline.jobs import job, on_ray
 from imanim.errors import InputError
 
 pytest.importorskip("ray", reason="Ray is not installed (extra `ray`)")

@@ -5,8 +5,8 @@ import pytest
 from moving_disc import DiscNetwork, disc_frames
 
 from data_pipeline.config import PeopleConfig, PoseConfig
-from data_pipeline.people import PeopleFinder, Remembered
-from data_pipeline.tracks import clean, lanes
+from data_pipeline.video.people import PeopleFinder, Remembered
+from data_pipeline.video.tracks import clean, lanes
 
 
 def pair(count):

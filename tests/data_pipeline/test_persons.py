@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from data_pipeline import persons
+from data_pipeline.jobs import persons
 from imanim.errors import InputError
 
 FRACTIONS = {"val": 0.1, "test": 0.1}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.plan_file import PlannedFile, parse_task, read, share
+from data_pipeline.jobs.plan_file import PlannedFile, parse_task, read, share
 from imanim.errors import InputError
 
 FILES = st.lists(st.integers(0, 10**9), max_size=60).map(

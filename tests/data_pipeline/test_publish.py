@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
 
 from s3_server import BUCKET, Server, forget
 
-from data_pipeline import publish as copying
-from data_pipeline.publish import PUBLISHING, Place, PublishConfig, publish
+from data_pipeline.jobs import publish as copying
+from data_pipeline.jobs.publish import PUBLISHING, Place, PublishConfig, publish
 from imanim import config
 from imanim.data import storage
 from imanim.data.files import write_json
@@ -239,7 +239,7 @@ def test_a_tar_half_replaced_does_not_pass_for_whole(bucket: Bucket, folder: Pat
 
 KILLED = """
 import os, signal, sys
-from data_pipeline.publish import Place, publish
+from data_pipeline.jobs.publish import Place, publish
 send = Place.send
 def watched(place, name, source):
     if name == "train-00002.tar":

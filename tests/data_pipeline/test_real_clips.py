@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from real_footage import have_weights, shared_clip
 
-from data_pipeline import job, verifying
 from data_pipeline.config import VideosConfig
+from data_pipeline.jobs import job, verifying
 from imanim.data.sample import JOINTS, decode
 from imanim.data.shards import ShardSet, read_manifest
 

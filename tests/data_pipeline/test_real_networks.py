@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from real_footage import have_weights, shared_clip
 
-from data_pipeline import job
 from data_pipeline.config import FaceConfig, PoseConfig, VideosConfig
 from data_pipeline.faces import backends as face_backends
 from data_pipeline.faces.base import head_region
+from data_pipeline.jobs import job
 from data_pipeline.pose import backends
 from imanim.data.sample import JOINTS, decode
 from imanim.data.shards import ShardSet

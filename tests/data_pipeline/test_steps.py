@@ -3,7 +3,7 @@
 import pytest
 
 from data_pipeline.config import VideosConfig
-from data_pipeline.steps import STEPS, keys
+from data_pipeline.video.steps import STEPS, keys
 
 MODELS = {"people": {"pose.tflite": "aa"}, "face": {"face.tflite": "bb"}, "identity": {"id.dat": "cc"}}
 

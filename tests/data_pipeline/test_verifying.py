@@ -7,7 +7,7 @@ import pytest
 from moving_disc import disc_frames, settings, write
 from test_job import bytes_of
 
-from data_pipeline import job, verifying
+from data_pipeline.jobs import job, verifying
 from imanim.data.files import read_json, write_json
 from imanim.data.shards import write_shard
 from imanim.errors import InputError
@@ -71,7 +71,7 @@ def test_a_sample_that_cannot_be_decoded_is_found_though_its_bytes_are_as_listed
     """The writer itself may have been at fault: hashes say nothing of that."""
     manifest = read_json(config.output / "manifest.json")
     shard = manifest["splits"]["train"]["shards"][0]
-    from data_pipeline.stores import TarSamples
+    from data_pipeline.jobs.stores import TarSamples
 
     tar = TarSamples(config.output / shard["name"])
     keys = [entry["key"] for entry in read_json(config.output / "train-00000.index.json")["samples"]]

@@ -12,7 +12,7 @@ import torch
 import toy
 from test_latent_cache import job, losses, training, write_pairs
 
-from data_pipeline.publish import publish
+from data_pipeline.jobs.publish import publish
 from imanim.data.shards import ShardSet
 from imanim.inference import latent_cache
 from imanim.models import sizes

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.artefacts import Artefact
 from data_pipeline.faces import quality
 from data_pipeline.faces.base import Face, FaceDetector, head_region
-from data_pipeline.people import Sighting
+from data_pipeline.video.artefacts import Artefact
+from data_pipeline.video.people import Sighting
 
 COLUMNS = {"box": (4,), "points": (5, 2), "score": (), "sharpness": (), "frontality": ()}
 

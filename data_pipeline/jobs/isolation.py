@@ -27,7 +27,7 @@ BEAT_SEC = 0.5
 LOOK_SEC = 0.25
 # Address space that is reserved and never touched is no memory: the limit on it catches only what grows between two looks.
 HEADROOM = 2.0
-PRELOAD = ("data_pipeline.unit",)
+PRELOAD = ("data_pipeline.jobs.unit",)
 
 
 @dataclass(frozen=True)

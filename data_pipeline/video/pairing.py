@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_pipeline.config import PeopleConfig, VideosConfig
-from data_pipeline.framing import Crop, around, fit
-from data_pipeline.tracks import NOBODY, UNCHECKED, Track, runs
+from data_pipeline.video.framing import Crop, around, fit
+from data_pipeline.video.tracks import NOBODY, UNCHECKED, Track, runs
 
 MAX_CANDIDATES = 240
 Numbers = dict[str, float]

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from data_pipeline import isolation, merging, plan_file, steps, unit
-from data_pipeline.artefacts import Row, VideoFolder, known_sha256
 from data_pipeline.config import VideosConfig
-from data_pipeline.plan_file import PlannedFile
+from data_pipeline.jobs import isolation, merging, plan_file, unit
+from data_pipeline.jobs.plan_file import PlannedFile
+from data_pipeline.jobs.unit import VideoTask
 from data_pipeline.reporting.reasons import in_words
-from data_pipeline.unit import VideoTask
+from data_pipeline.video import steps
+from data_pipeline.video.artefacts import Row, VideoFolder, known_sha256
 
 RETRIED = ("crashed", "stalled", "out_of_time", "out_of_memory", "internal_error")
 """Reasons that may be another one next time: more memory, a mended defect, a machine that is less busy."""
@@ -123,7 +124,7 @@ def workers_of(config: VideosConfig) -> int:
 
 def _rows(tasks: list[VideoTask], config: VideosConfig, ray: str | None) -> Iterator[Row]:
     if ray is not None:
-        from data_pipeline import on_ray
+        from data_pipeline.jobs import on_ray
 
         ended: Iterator[isolation.Ended[VideoTask]] = on_ray.run(unit.work, tasks, config, ray)
     else:

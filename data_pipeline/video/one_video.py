@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from data_pipeline import decode, plugins, sidecar, tracks
-from data_pipeline.analysis import LOOKING, Beat, Networks, StageClock, analyse
-from data_pipeline.artefacts import Artefact, Row, VideoFolder
+from data_pipeline import decode, plugins
 from data_pipeline.config import VideosConfig
-from data_pipeline.cutting import Caption, Lane, Strip, Video, cut_out
-from data_pipeline.framing import Crop
-from data_pipeline.pairing import Clip, Dropped, plan_clips, reasons_of
-from data_pipeline.person_faces import track_vectors
-from data_pipeline.quality_track import judge_of
 from data_pipeline.reporting.reasons import reason_of
+from data_pipeline.video import sidecar, tracks
+from data_pipeline.video.analysis import LOOKING, Beat, Networks, StageClock, analyse
+from data_pipeline.video.artefacts import Artefact, Row, VideoFolder
+from data_pipeline.video.cutting import Caption, Lane, Strip, Video, cut_out
+from data_pipeline.video.framing import Crop
+from data_pipeline.video.pairing import Clip, Dropped, plan_clips, reasons_of
+from data_pipeline.video.person_faces import track_vectors
+from data_pipeline.video.quality_track import judge_of
 
 CAPTIONS: dict[str, Callable[[sidecar.Sidecar], Caption | None]] = {
     "none": lambda beside: None,

@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from data_pipeline import decode, shot_finders
-from data_pipeline.artefacts import Artefact
 from data_pipeline.config import VideosConfig
-from data_pipeline.face_track import FaceTrack, RememberedFaces
 from data_pipeline.faces.base import FaceDetector
 from data_pipeline.identity.base import FaceEmbedder
-from data_pipeline.people import PeopleFinder, Remembered
-from data_pipeline.person_faces import PersonFaces
 from data_pipeline.pose.base import PoseNetwork
 from data_pipeline.quality.text import TextFinder
-from data_pipeline.quality_track import QualityTrack
+from data_pipeline.video.artefacts import Artefact
+from data_pipeline.video.face_track import FaceTrack, RememberedFaces
+from data_pipeline.video.people import PeopleFinder, Remembered
+from data_pipeline.video.person_faces import PersonFaces
+from data_pipeline.video.quality_track import QualityTrack
 
 LOOKING = ("shots", "people", "face", "quality", "identity")
 """The steps that need the video's frames."""

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import ledger as books
-from data_pipeline import plan_file, reporting, steps, unit
-from data_pipeline.artefacts import WORK, Artefact, Row, VideoFolder, known_sha256
+from data_pipeline import reporting
 from data_pipeline.config import VideosConfig
-from data_pipeline.cutting import Strip
-from data_pipeline.ledger import Entry, Ledger
-from data_pipeline.one_video import strips_of
-from data_pipeline.people_of_set import Cast, cast
+from data_pipeline.jobs import ledger as books
+from data_pipeline.jobs import plan_file, unit
+from data_pipeline.jobs.ledger import Entry, Ledger
+from data_pipeline.jobs.people_of_set import Cast, cast
+from data_pipeline.jobs.stores import TarSamples
 from data_pipeline.reporting import in_one_line, sheets
-from data_pipeline.stores import TarSamples
+from data_pipeline.video import steps
+from data_pipeline.video.artefacts import WORK, Artefact, Row, VideoFolder, known_sha256
+from data_pipeline.video.cutting import Strip
+from data_pipeline.video.one_video import strips_of
 from imanim.config import to_dict
 from imanim.data.files import read_json, write_json
 from imanim.data.shards import MANIFEST, write_manifest
@@ -48,7 +50,7 @@ class Finished:
 
 
 def merge(config: VideosConfig) -> list[str]:
-    """Packs what is finished. See :func:`data_pipeline.job.merge`."""
+    """Packs what is finished. See :func:`data_pipeline.jobs.job.merge`."""
     refuse_foreign(config.output)
     books.finish(config.output)
     done = gather(config)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.artefacts import WORK
+from data_pipeline.video.artefacts import WORK
 from imanim.data.files import read_json, sha256, write_atomic, write_json
 from imanim.data.shards import MANIFEST, index_path, shard_name, write_shard
 from imanim.errors import from_os_error

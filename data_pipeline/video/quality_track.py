@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_pipeline.artefacts import Artefact
 from data_pipeline.config import VideosConfig
 from data_pipeline.decode import Probe
-from data_pipeline.framing import Crop
-from data_pipeline.pairing import Judge, Numbers
 from data_pipeline.quality.clip import clip_quality, judge
 from data_pipeline.quality.config import QualityConfig
 from data_pipeline.quality.meter import NAMES, QualityMeter
 from data_pipeline.quality.text import TextFinder
-from data_pipeline.tracks import Track
+from data_pipeline.video.artefacts import Artefact
+from data_pipeline.video.framing import Crop
+from data_pipeline.video.pairing import Judge, Numbers
+from data_pipeline.video.tracks import Track
 
 
 class QualityTrack:

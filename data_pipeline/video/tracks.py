@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.artefacts import Artefact
 from data_pipeline.config import PoseConfig
+from data_pipeline.video.artefacts import Artefact
 from imanim.data.sample import JOINTS
 
 WRISTS = [JOINTS.index("r_wrist"), JOINTS.index("l_wrist")]

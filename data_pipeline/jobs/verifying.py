@@ -7,15 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import isolation, plan_file, steps, unit
-from data_pipeline import ledger as books
-from data_pipeline.artefacts import WORK, VideoFolder, known_sha256
 from data_pipeline.config import VideosConfig
-from data_pipeline.job import Outcome, workers_of
-from data_pipeline.ledger import Entry, Ledger
-from data_pipeline.merging import SampleStore
-from data_pipeline.stores import TarSamples
-from data_pipeline.unit import VideoTask
+from data_pipeline.jobs import isolation, plan_file, unit
+from data_pipeline.jobs import ledger as books
+from data_pipeline.jobs.job import Outcome, workers_of
+from data_pipeline.jobs.ledger import Entry, Ledger
+from data_pipeline.jobs.merging import SampleStore
+from data_pipeline.jobs.stores import TarSamples
+from data_pipeline.jobs.unit import VideoTask
+from data_pipeline.video import steps
+from data_pipeline.video.artefacts import WORK, VideoFolder, known_sha256
 from imanim.data.files import read_json, sha256_file, write_json
 from imanim.data.sample import decode
 from imanim.data.shards import index_path, read_manifest

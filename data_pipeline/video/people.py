@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data_pipeline.artefacts import Artefact
 from data_pipeline.config import PeopleConfig
 from data_pipeline.pose.base import Pose, PoseNetwork, Region
+from data_pipeline.video.artefacts import Artefact
 
 UNCHECKED = -1
 SAME_PERSON = 0.25  # found again within this part of the region's side of where they were: the same person

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.artefacts import Artefact
-from data_pipeline.face_track import SeenFace
 from data_pipeline.faces.base import Face
 from data_pipeline.identity.base import FaceEmbedder, choose, combine, grade
 from data_pipeline.identity.config import IdentityConfig
-from data_pipeline.people import Sighting
+from data_pipeline.video.artefacts import Artefact
+from data_pipeline.video.face_track import SeenFace
+from data_pipeline.video.people import Sighting
 
 BIN_SEC = 0.5  # at first the best look of every so long is kept; of a long track fewer, further apart
 SPARE = 4  # candidates for each face that will be embedded

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from data_pipeline import decode
-from data_pipeline.analysis import Beat, StageClock
-from data_pipeline.artefacts import Artefact, EncodedSample
 from data_pipeline.config import VideosConfig
-from data_pipeline.framing import Crop
-from data_pipeline.pairing import Clip, Dropped
 from data_pipeline.reporting import sheets
-from data_pipeline.sidecar import Sidecar
-from data_pipeline.tracks import Track
+from data_pipeline.video.analysis import Beat, StageClock
+from data_pipeline.video.artefacts import Artefact, EncodedSample
+from data_pipeline.video.framing import Crop
+from data_pipeline.video.pairing import Clip, Dropped
+from data_pipeline.video.sidecar import Sidecar
+from data_pipeline.video.tracks import Track
 from imanim.data.sample import Sample, encode
 
 STRIP_FRAMES = 4

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from data_pipeline import isolation
 from data_pipeline.config import VideosConfig
-from data_pipeline.isolation import Ended
+from data_pipeline.jobs import isolation
+from data_pipeline.jobs.isolation import Ended
 from imanim.errors import InputError
 
 AHEAD = 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline.artefacts import WORK
 from data_pipeline.config import VideosConfig
 from data_pipeline.sources import find_files
+from data_pipeline.video.artefacts import WORK
 from imanim.data.files import read_json, write_json
 from imanim.errors import InputError, from_os_error
 

@@ -6,16 +6,17 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipeline import shot_finders, sidecar, steps
-from data_pipeline.analysis import Beat, Networks
-from data_pipeline.artefacts import Row, VideoFolder, sha256_of
+from data_pipeline import shot_finders
 from data_pipeline.config import VideosConfig
 from data_pipeline.faces import backends as face_backends
 from data_pipeline.identity import backends as identity_backends
-from data_pipeline.one_video import Source, process
 from data_pipeline.pose import backends
 from data_pipeline.quality import text
 from data_pipeline.sources import Unusable
+from data_pipeline.video import sidecar, steps
+from data_pipeline.video.analysis import Beat, Networks
+from data_pipeline.video.artefacts import Row, VideoFolder, sha256_of
+from data_pipeline.video.one_video import Source, process
 from imanim import weights
 from imanim.data.files import sha256
 from imanim.errors import InputError

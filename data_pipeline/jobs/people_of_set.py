@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipeline import persons
-from data_pipeline.artefacts import Artefact, Row
 from data_pipeline.config import SplitConfig
-from data_pipeline.person_faces import track_vectors
+from data_pipeline.jobs import persons
+from data_pipeline.video.artefacts import Artefact, Row
+from data_pipeline.video.person_faces import track_vectors
 from imanim.data.files import sha256
 
 

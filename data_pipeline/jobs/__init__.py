@@ -1,0 +1,1 @@
+"""Many videos: planned, run in processes of their own, merged into shards, verified, published."""
