@@ -8,6 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 from test_sample_and_shards import make_sample
 
 from imanim.data import storage
@@ -103,5 +104,6 @@ def test_a_protocol_that_nothing_here_speaks_is_refused_with_a_remedy(monkeypatc
     ):
         ShardSet("nosuch://bucket/shards", "train")
     monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(_registry, "s3", raising=False)  # nor found before, by another test
     with pytest.raises(InputError, match="pip install s3fs"):
         ShardSet("s3://another-bucket/shards", "train")
