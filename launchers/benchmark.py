@@ -17,6 +17,7 @@ BENCHMARKS = {
     "compile": "a training step compiled (torch.compile) against one as it is; what compiling costs at the start",
     "loader": "clips read and decoded per CPU-second against the webdataset package",
     "latents": "what the latent cache gains, and reading it against the webdataset package",
+    "storage": "clips and latents read from a bucket against a local folder, without and with workers",
 }
 """Name, which is a module of launchers/benchmarks with a function ``run``, to what it measures."""
 
