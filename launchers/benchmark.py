@@ -18,6 +18,7 @@ BENCHMARKS = {
     "loader": "clips read and decoded per CPU-second against the webdataset package",
     "preprocess": "frames per CPU-second through each stage of preprocessing, against plain loops of the same libraries",
     "latents": "what the latent cache gains, and reading it against the webdataset package",
+    "storage": "clips and latents read from a bucket against a local folder, without and with workers",
 }
 """Name, which is a module of launchers/benchmarks with a function ``run``, to what it measures."""
 

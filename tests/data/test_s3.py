@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import urllib.request
@@ -200,3 +201,43 @@ def test_reading_goes_on_when_the_server_comes_back(server: Server, folder: Path
         assert next(feed)["keys"] == next(truth)["keys"]
     assert time.monotonic() - begun > 1.0
     again.join()
+
+
+class cut_off:
+    """A port before the server that breaks off its first replies with a tar's bytes in the middle."""
+
+    def __init__(self, server: Server, replies: int):
+        self.upstream, self.left = ("127.0.0.1", server.port), replies
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                caller, _ = self.socket.accept()
+            except OSError:
+                return
+            with caller, socket.create_connection(self.upstream) as other:
+                request = caller.recv(1 << 16)
+                other.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+                reply = b"".join(iter(lambda: other.recv(1 << 16), b""))
+                if b".tar" in request and b"Range: " in request.title() and self.left:
+                    self.left, reply = self.left - 1, reply[: len(reply) // 2]
+                caller.sendall(reply)
+
+
+def test_replies_that_break_off_are_asked_for_again(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = cut_off(server, 2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{line.port}")
+    monkeypatch.setattr(storage, "WAITS_SEC", (0.0, 0.0))
+    forget()
+    there = ShardSet(URL, "train")
+    assert there.read(1) == ShardSet(folder, "train").read(1) and line.left == 0
+    line.left = 3
+    with pytest.raises(InputError, match=r"train-00000\.tar: could not be read in 3 attempts"):
+        there.read(1)
+    assert line.left == 0
+    line.socket.close()
