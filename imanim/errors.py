@@ -14,6 +14,9 @@ class InputError(Exception):
     """What a launcher ends with."""
 
     def __init__(self, message: str):
+        if message.startswith("Caught ") and "Original Traceback" in message:
+            # PyTorch raises a loader worker's error again with the worker's traceback before it; ours is the last line.
+            message = message.rpartition(f"{type(self).__name__}: ")[2]
         super().__init__(" ".join(message.split()))
 
 

@@ -13,7 +13,8 @@ from test_sample_and_shards import make_sample
 
 from imanim.data.sample import encode
 from imanim.data.shards import ShardSet, write_manifest, write_shard
-from imanim.data.stream import Loader, SampleDataset
+from imanim.data.stream import Loader, SampleDataset, close
+from imanim.errors import InputError
 
 ENDS = """
 import multiprocessing, sys
@@ -58,3 +59,15 @@ def test_a_killed_worker_is_told_and_not_waited_for(folder: Path) -> None:
         os.kill(feed._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
         for _ in range(20):
             next(feed)
+
+
+def test_a_worker_s_refusal_is_one_line_without_its_traceback(folder: Path, tmp_path: Path) -> None:
+    data = SampleDataset(ShardSet(folder, "train"), frames=9, height=32, width=16)
+    told = []
+    for workers in (0, 1):
+        feed = iter(Loader(data, global_batch=2, seed=0, workers=workers))
+        with pytest.raises(InputError) as caught:
+            next(feed)
+        close(feed)
+        told.append(str(caught.value))
+    assert told[0] == told[1] and "Traceback" not in told[1] and told[1].startswith("sample s")
