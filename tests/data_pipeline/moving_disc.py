@@ -167,7 +167,7 @@ def settings(videos, output, **changes):
     made.pose.backend = "moving_disc:disc_network"
     made.face.backend = "moving_disc:disc_faces"
     made.identity.backend = "moving_disc:disc_identity"
-    made.identity.min_face_px = made.identity.min_frontality = 0.0
+    made.identity.min_face_px, made.identity.min_frontality = 1, 0.0
     made.quality.text = "none"
     for rule in fields(made.rules):
         setattr(made.rules, rule.name, None)
