@@ -12,6 +12,7 @@ from imanim.data.sample import JOINTS
 
 SPEED_SEC = 0.25  # a joint's speed is its way over this time: jitter from frame to frame adds little to it
 FROZEN = 0.0002  # change of a step, 0 to 1: a still picture under x264 or VP9 stays below, a quiet face above
+DARK_PERCENTILE = 10  # of the brightness: a clip that fades to black is as bright as its dark end
 LOW_PERCENTILE = 20  # of the sharpness: a clip is as sharp as its worse frames, a single odd one aside
 
 # Lengths between two joints in parts of a standing adult's height (Drillis and Contini, 1966; heads after Farkas, 1994).
@@ -71,7 +72,7 @@ def clip_quality(
         **motion(joints, fps=fps),
         "camera": _mean(measures["camera"][steps]),
         "sharpness": _percentile(measures["sharpness"][start:stop], LOW_PERCENTILE),
-        "brightness": _mean(measures["brightness"][start:stop]),
+        "brightness": _percentile(measures["brightness"][start:stop], DARK_PERCENTILE),
         "text": _most_text(measures["text"], start, stop),
         "static": _mean(change < FROZEN),
         "person_px": scale * _visible_height(joints, faces, size[0]),

@@ -52,7 +52,7 @@ class QualityRules:
     min_hands: float | None = opt(None, "mean certainty of the hands, where they are expected")
     min_source_side_px: float | None = opt(240.0, "shorter side of the file's picture in pixels")
     min_rate_fps: float | None = opt(None, "frames a second of the file")
-    min_brightness: float | None = opt(0.06, "brightness of the person, 0 to 1")
+    min_brightness: float | None = opt(0.06, "brightness of the person, 0 to 1, at the darkest tenth of the frames")
 
     def problems(self) -> list[str]:
         """What is wrong with these values."""

@@ -9,7 +9,7 @@ from data_pipeline.config import LimitsConfig
 from data_pipeline.jobs import isolation
 from imanim.errors import InputError
 
-LIMITS = LimitsConfig(memory_gb=0.6, stall_sec=3.0, total_sec=6.0)
+LIMITS = LimitsConfig(memory_gb=0.6, stall_sec=6.0, total_sec=12.0)
 
 
 def test_each_ends_as_it_must_and_the_others_are_done():

@@ -315,6 +315,14 @@ def test_arrays_that_do_not_belong_together_are_refused():
 
 # -------------------------------------------------------------------------------------------------------------- judging
 
+
+def test_a_clip_that_fades_to_black_is_dark():
+    walk = person(17)
+    walk[..., 0] += 10 * np.arange(17)[:, None]
+    still, fading = (numbers(walk, measures={"brightness": b}) for b in (0.3, np.linspace(0.45, 0.0, 17)))
+    assert judge(still, QualityRules()) is None and judge(fading, QualityRules()) == "dark"
+
+
 GOOD = {"source_side_px": 720.0, "rate_fps": 25.0, "person_px": 400.0, "brightness": 0.4, "static": 0.0, "text": 0.0,
         "camera": 0.02, "sharpness": 0.8, "motion": 0.1, "motion_pose": 0.08, "motion_way": 0.05, "face_px": 60.0,
         "face_share": 1.0, "hands": 0.9}  # fmt: skip
