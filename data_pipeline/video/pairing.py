@@ -216,9 +216,12 @@ def _window_at(
     track: Track, tick: int, shot: range, crop: Crop, config: VideosConfig, width: int, height: int
 ) -> Crop | None:
     if tick in shot:
-        return around(crop, track.joints[tick], track.heads[tick], width, height)
-    window = _fit(track, slice(tick, tick + 1), config, width, height)
-    if window is None or config.clip.height / window.height > config.framing.max_enlargement:
+        window: Crop | None = around(crop, track.joints[tick], track.heads[tick], width, height)
+    else:
+        window = _fit(track, slice(tick, tick + 1), config, width, height)
+        if window is None or config.clip.height / window.height > config.framing.max_enlargement:
+            return None
+    if window is None or _intruded(track.intruders[tick : tick + 1], window) > config.people.max_intrusion:
         return None
     return window
 

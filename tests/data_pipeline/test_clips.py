@@ -260,3 +260,15 @@ def test_a_judge_s_reason_drops_a_clip_and_its_numbers_stay():
     clips, dropped = plan_clips(track(), np.zeros(60, int), config(), 320, 300, judge)
     assert [(c.start, c.quality) for c in clips] == [(0, {"motion": 0.0}), (34, {"motion": 34.0})]
     assert [(d.reason, d.quality) for d in dropped] == [("little_motion", {"motion": 17.0})]
+
+
+def test_an_identity_frame_shows_nobody_else():
+    made = track(34)
+    made.intruders = np.full((34, 1, 4), np.nan, np.float32)
+    made.intruders[18:] = (90, 50, 170, 250)  # somebody stands in front from here on, but for one frame
+    made.intruders[25] = np.nan
+    settings = config()
+    settings.people.multiple = "split"
+    clips, dropped = plan_clips(made, np.zeros(34, int), settings, 320, 300)
+    assert [(c.start, c.identity in (17, 25)) for c in clips] == [(0, True)]
+    assert reasons_of(dropped) == {"multiple_people": 1}
