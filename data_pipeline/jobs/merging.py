@@ -212,7 +212,11 @@ def _about(config: VideosConfig, done: Finished, people: Cast) -> dict[str, Any]
         "models": done.models,
         "videos": len(done.kept()),
         "persons": len(set(people.person.values())),
-        "leakage": {key: people.leakage[key] for key in ("ok", "threshold", "distances") if key in people.leakage},
+        "leakage": {
+            key: people.leakage[key]
+            for key in ("ok", "threshold", "distances", "without_vector")
+            if key in people.leakage
+        },
     }
 
 

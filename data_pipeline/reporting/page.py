@@ -251,6 +251,10 @@ def _leakage(summary: Summary) -> str:
     pairs = ", ".join(f"{marks.text(k)} {marks.number(v)}" for k, v in sorted((found.get("distances") or {}).items()))
     out = f"<p>Faces compared between splits: {verdict}. Taken for one person below {marks.number(found.get('threshold'))}"
     out += f"; smallest distance {pairs}.</p>" if pairs else ".</p>"
+    unseen = int(found.get("without_vector") or 0)
+    if unseen:
+        told = "shows a face" if unseen == 1 else "show a face"
+        out += f"<p>{marks.noun(unseen, 'person')} {told} too small or turned too far to compare: only by video kept apart.</p>"
     for key, what in (("persons_in_two", "People"), ("videos_in_two", "Videos")):
         if found.get(key):
             out += f'<p class="no">{what} in two splits: {", ".join(marks.name(_flat(v)) for v in found[key][:20])}</p>'

@@ -240,3 +240,6 @@ def test_a_leak_is_told_in_red_and_its_pairs_are_listed():
     assert "person-&lt;1&gt;" in rest and "0.312" in Page(html).text
     _, fine = checks_of(*small_set(), leakage={**found, "ok": True, "persons_in_two": []})
     assert "Leak between" not in fine and "no leak found" in fine
+    assert "too small or turned" not in fine
+    _, unseen = checks_of(*small_set(), leakage={**found, "without_vector": 3})
+    assert "3 people show a face too small or turned too far to compare" in unseen
