@@ -49,7 +49,12 @@ def run(work: Callable[..., Any], tasks: Sequence[Any], config: VideosConfig, ad
                 flying[watch.remote(work, task, config)] = task
             done, _ = ray.wait(list(flying), num_returns=1)
             task = flying.pop(done[0])
-            ended, problem = ray.get(done[0])
+            try:
+                ended, problem = ray.get(done[0])
+            except (
+                ray.exceptions.RayError
+            ) as error:  # a node that died, again and again: this video's trouble, not the batch's
+                ended, problem = Ended(task, None, "crashed", f"its Ray worker failed ({type(error).__name__})"), None
             if problem is not None:
                 raise InputError(problem)
             yield ended

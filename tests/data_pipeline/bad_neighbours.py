@@ -7,6 +7,13 @@ import time
 from imanim.errors import InputError
 
 
+class Unloadable(str):
+    """A task that cannot be sent anywhere."""
+
+    def __reduce__(self):
+        return os.path.join, ("a", 3)
+
+
 def work(task, beat):
     """Does what the task's name says."""
     kind = task.split("-")[0]

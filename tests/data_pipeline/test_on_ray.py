@@ -30,9 +30,9 @@ def test_a_job_on_ray_makes_the_same_bytes(tmp_path, monkeypatch):
 
     # A video that crashes or hangs costs nobody else there either; a refusal stops the batch.
     there.limits = LimitsConfig(memory_gb=0.6, stall_sec=6.0, total_sec=12.0)
-    tasks = ["good-1", "segfault", "hang", "good-2"]
+    tasks = ["good-1", "segfault", "hang", bad_neighbours.Unloadable("lost"), "good-2"]
     ended = {e.task: e.reason for e in on_ray.run(bad_neighbours.work, tasks, there, "local")}
-    assert ended == {"good-1": None, "segfault": "crashed", "hang": "stalled", "good-2": None}
+    assert ended == {"good-1": None, "segfault": "crashed", "hang": "stalled", "lost": "crashed", "good-2": None}
     with pytest.raises(InputError, match="disk is full"):
         list(on_ray.run(bad_neighbours.work, ["refuse"], there, "local"))
 
