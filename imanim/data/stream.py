@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -189,6 +190,19 @@ def close(feed: Iterator[Batch]) -> None:
     stop = getattr(feed, "_shutdown_workers", None)
     if stop is not None:
         stop()
+
+
+def lost_worker(error: BaseException | None) -> str | None:
+    """What to say when an error means that a worker behind ``iter(Loader)`` was killed (out of memory, most often); else None."""
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return str(error).strip()
+    if not isinstance(error, (ConnectionError, EOFError)):
+        return None
+    loader = torch.utils.data.dataloader.__file__
+    if not any(frame.filename == loader for frame in traceback.extract_tb(error.__traceback__)):
+        return None
+    # It was handing a batch over: its connection broke before PyTorch noticed that it is gone.
+    return f"a DataLoader worker ended while it handed a batch over ({type(error).__name__})."
 
 
 def _quiet_worker(worker: int) -> None:

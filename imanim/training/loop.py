@@ -14,7 +14,7 @@ import torch
 
 from imanim import config, distributed, sequence
 from imanim.data.files import write_atomic
-from imanim.data.stream import Batch, close
+from imanim.data.stream import Batch, close, lost_worker
 from imanim.errors import InputError, LostRankError
 from imanim.models.animator import Animator
 from imanim.models.autoencoder import load_autoencoder
@@ -74,9 +74,9 @@ class Run:
             ) from None
         if (told := compiling.failure(error)) is not None:
             raise told from None
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        if (lost := lost_worker(error)) is not None:
             raise InputError(
-                f"rank {distributed.place().rank}: {str(error).strip()} Most often memory ran out (the kernel's log says so), or "
+                f"rank {distributed.place().rank}: {lost} Most often memory ran out (the kernel's log says so), or "
                 "/dev/shm: fewer data.workers; the same command continues from the newest checkpoint"
             ) from None
 

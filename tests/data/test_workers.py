@@ -13,13 +13,13 @@ from test_sample_and_shards import make_sample
 
 from imanim.data.sample import encode
 from imanim.data.shards import ShardSet, write_manifest, write_shard
-from imanim.data.stream import Loader, SampleDataset, close
+from imanim.data.stream import Loader, SampleDataset, close, lost_worker
 from imanim.errors import InputError
 
 ENDS = """
 import multiprocessing, sys
 from imanim.data.shards import ShardSet
-from imanim.data.stream import Loader, SampleDataset, close
+from imanim.data.stream import Loader, SampleDataset, close, lost_worker
 data = SampleDataset(ShardSet(sys.argv[1], "train"), frames=5, height=32, width=16)
 feed = iter(Loader(data, global_batch=2, seed=0, workers=2))
 print(next(feed)["keys"])
@@ -54,11 +54,37 @@ def test_a_killed_worker_is_told_and_not_waited_for(folder: Path) -> None:
     data = SampleDataset(ShardSet(folder, "train"), frames=5, height=32, width=16)
     feed = iter(Loader(data, global_batch=2, seed=0, workers=1))
     next(feed)
-    # What imanim.training.loop knows the failure by, and says what to do.
-    with pytest.raises(RuntimeError, match=r"^DataLoader worker"):
+    # Killed between batches PyTorch says so; killed while it hands one over, the connection breaks first.
+    with pytest.raises((RuntimeError, ConnectionError, EOFError)) as caught:
         os.kill(feed._workers[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
         for _ in range(20):
             next(feed)
+    told = lost_worker(caught.value)  # what imanim.training.loop knows the failure by
+    assert told is not None and "DataLoader worker" in told
+
+
+def test_a_connection_that_broke_elsewhere_is_no_lost_worker() -> None:
+    with pytest.raises(ConnectionResetError) as caught:
+        raise ConnectionResetError("somebody else's")
+    assert (
+        lost_worker(caught.value) is None and lost_worker(None) is None and lost_worker(RuntimeError("other")) is None
+    )
+
+
+def test_a_worker_killed_while_it_hands_a_batch_over_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = SampleDataset(ShardSet(folder, "train"), frames=5, height=32, width=16)
+    feed = iter(Loader(data, global_batch=2, seed=0, workers=1))
+    next(feed)
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(feed._data_queue, "get", broken)  # type: ignore[attr-defined]
+    with pytest.raises(ConnectionResetError) as caught:
+        next(feed)
+    monkeypatch.undo()
+    close(feed)
+    assert "handed a batch over" in (lost_worker(caught.value) or "")
 
 
 def test_a_worker_s_refusal_is_one_line_without_its_traceback(folder: Path, tmp_path: Path) -> None:
