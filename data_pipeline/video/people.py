@@ -9,8 +9,8 @@ import numpy as np
 from data_pipeline.config import PeopleConfig
 from data_pipeline.pose.base import Pose, PoseNetwork, Region
 from data_pipeline.video.artefacts import Artefact
+from data_pipeline.video.tracks import UNCHECKED
 
-UNCHECKED = -1
 SAME_PERSON = 0.25  # found again within this part of the region's side of where they were: the same person
 SAME_BODY = 0.2  # the same person's second detection has its hips where the first has them
 
