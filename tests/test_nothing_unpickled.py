@@ -1,4 +1,4 @@
-"""Files that others made are read as data: no source of ours unpickles."""
+"""Files that others made are read as data: no source of ours unpickles, but one that stands in for everything a pickle may name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("imanim", "data_pipeline", "evaluation", "launchers")
+RESTRICTED = {"imanim/pickled_tensors.py": ["pickle"]}
+"""It subclasses pickle.Unpickler and overrides what would import names; tests/test_pickled_tensors.py tries to get past it."""
 UNPICKLERS = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 
 
@@ -53,4 +55,4 @@ def test_nothing_is_unpickled_in_any_room():
     sources = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
     assert len(sources) > 100
     found = {str(path.relative_to(ROOT)): unsafe(path.read_text()) for path in sources}
-    assert {path: what for path, what in found.items() if what} == {}
+    assert {path: what for path, what in found.items() if what} == RESTRICTED
