@@ -9,7 +9,7 @@ from typing import Any
 from data_pipeline.plugins import backend_problem
 from imanim.config import opt
 
-BACKENDS = ("blazeface", "scrfd_onnx")
+BACKENDS = ("blazeface", "mtcnn", "scrfd_onnx")
 
 
 @dataclass
@@ -18,8 +18,8 @@ class FaceConfig:
 
     backend: str = opt(
         "blazeface",
-        "blazeface (MediaPipe, short range), scrfd_onnx (an InsightFace detector of yours) or package.module:factory,"
-        " called with these settings",
+        "blazeface (MediaPipe, short range), mtcnn (its points include the mouth's corners), scrfd_onnx (an InsightFace"
+        " detector of yours) or package.module:factory, called with these settings",
     )
     detector: Path | None = opt(None, "scrfd_onnx: the .onnx file; blazeface: another .tflite than the registered one")
     min_score: float = opt(0.5, "detections below this are no face")
@@ -31,6 +31,8 @@ class FaceConfig:
         found = backend_problem(self.backend, BACKENDS)
         if self.backend == "scrfd_onnx" and self.detector is None:
             found.append("detector: scrfd_onnx needs the path of its .onnx file")
+        if self.backend == "mtcnn" and self.detector is not None:
+            found.append(f"detector: {self.detector}; mtcnn has its registered networks, leave it empty")
         if not 0 <= self.min_score <= 1:
             found.append(f"min_score: {self.min_score}; give 0 to 1")
         if self.input_side_px < 32 or self.input_side_px % 32:

@@ -209,9 +209,9 @@ def test_frontality_follows_the_nose_between_the_eyes_at_any_tilt(nose_x, expect
 def test_settings_are_checked_and_every_name_has_its_maker(tmp_path):
     assert set(BACKENDS) == set(backends.BACKENDS)
     with pytest.raises(
-        ConfigError, match=r"backend: `mtcnn` is not known; give one of blazeface, scrfd_onnx or package"
+        ConfigError, match=r"backend: `retinaface` is not known; give one of blazeface, mtcnn, scrfd_onnx or package"
     ):
-        config.from_dict(FaceConfig, {"backend": "mtcnn"})
+        config.from_dict(FaceConfig, {"backend": "retinaface"})
     with pytest.raises(ConfigError, match="needs the path"):
         config.from_dict(FaceConfig, {"backend": "scrfd_onnx"})
     with pytest.raises(ConfigError, match="multiple of 32"):
