@@ -27,6 +27,7 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --extra-index-url $(TORCH_INDEX) "$(TORCH)"
 	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
+	$(if $(findstring dev,$(EXTRAS)),$(BIN)/python -c 'import configparser; c = configparser.ConfigParser(); c.read("setup.cfg"); print(c["options.extras_require"]["references"])' | $(BIN)/python -m pip install --quiet --no-deps -r /dev/stdin)
 	@touch $@
 
 demo: $(VENV)/.ready

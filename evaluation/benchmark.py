@@ -1,344 +1,359 @@
-"""The cross-identity protocol on Doubles: unseen people perform unseen motions, and the true answer is known frame by frame.
+"""One evaluation from the protocol to the result file, on one process or many.
 
-For every clip: the character's image and the driver's video go in; the generated frames are compared with the character's
-own performance of that motion, and the retargeted joints with its true joints. Beside ours stand the training-free
-baselines of :mod:`evaluation.baselines`, and ``autoencoder``: the truth through encoder and decoder, which no video made by
-this model can beat by much.
+1. the protocol's samples; 2. the videos that are missing are made (or somebody else's are taken); 3. every sample is measured, a
+row each; 4. the first rank adds up: set metrics, means, comparisons, probes, ``results.json``.
 
-Protocol (also in every result file): no resizing, frames at the model's own size; metrics in float64 from uint8 before any
-video compression; a clip's value is the mean over its frames, the table's the mean over clips; masks and joint
-distances as in :mod:`evaluation.metrics`.
+Batches are dealt to ranks for making, samples for measuring. Whatever a rank finished is on disk, so the same command goes on where
+it stopped; what is added up is read back from disk in the protocol's order, so the result does not depend on how many ranks
+there were.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from evaluation import baselines, summary
-from evaluation.metrics import joints as joint_metrics
-from evaluation.metrics import pixels
-from evaluation.strips import sample_strip
+from evaluation import results, scoring, sets, summary
+from evaluation.choosing import spread
+from evaluation.features.cache import FeatureCache
+from evaluation.generation import AUTOENCODED, Maker, in_batches, weights_of
+from evaluation.metrics import registry
+from evaluation.metrics.base import Machine, SetMetric, Value
+from evaluation.metrics.joints import JointMetric
+from evaluation.protocols import guard
+from evaluation.protocols.config import ProtocolConfig
+from evaluation.protocols.items import Item, fingerprint
+from evaluation.protocols.sources import items as samples_of
+from evaluation.scoring import Scorer
+from imanim import config, distributed
 from imanim.config import opt, req, to_dict
-from imanim.data import storage
-from imanim.data.files import sha256_file, write_json
-from imanim.data.sample import Sample, decode
-from imanim.data.shards import MANIFEST, ShardSet
+from imanim.data.files import sha256, write_json
+from imanim.data.shards import ShardSet
 from imanim.data.video import write_png, write_video
 from imanim.errors import InputError
 from imanim.inference import find_model
+from imanim.revision import revision
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from imanim.inference.pipeline import AnimationPipeline
-
-PROTOCOL = "doubles-cross-identity-1"
-"""Name and version; numbers of different protocols do not belong side by side."""
-RESULT, VIDEOS, FILMSTRIPS = "result.json", "videos", "filmstrips"
-VIDEO_METRICS = ("psnr", "ssim", "psnr_person", "ssim_person")
-BASELINES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(VIDEO_METRICS, ("hold", "hold_autoencoder", "driver")),
-    "joint_error": ("hold", "copy", "scale_shift", "bone_length"),
-}
-"""What ours must beat, by metric. hold: the character held still; hold_autoencoder: the same through encoder and decoder, whose
-blur alone gains a little in pixel measures, so that only motion can win; driver: the driver's own video; joints: see baselines."""
+_JOINTS = JointMetric()
+RESULT = results.RESULT
+VIDEOS, FILMSTRIPS = "videos", "filmstrips"
+FEATURES_VARIABLE = "IMANIM_FEATURES"
+WAIT_SEC = 24 * 3600.0
+"""How long a rank waits for the others: samples are not equally long, and the first adds up alone."""
 
 
 @dataclass
 class EvalConfig:
-    """What to measure."""
+    """What to measure, and where. Only ``protocol`` decides the numbers."""
 
-    data: str = req(
-        "folder of shards with a test split (data=FOLDER), e.g. made by launchers/preprocess.py from Doubles"
+    protocol: ProtocolConfig = req("the protocol (--config FILE of configs/eval)")
+    data: str | None = opt(
+        None, "the samples: a folder of shards, clips or pairs; null = what protocol.source.generate makes"
     )
     model: str | None = opt(None, "training run or model folder; null = the packaged tiny model")
-    output: str = opt("runs/evaluation", "folder for result.json, report.html, videos and filmstrips")
-    splits: list[str] = opt(["test"], "splits to measure")
-    levels: list[str] = opt([], "only clips of these difficulty levels (L0 to L4); empty = all")
-    joint_clips: int | None = opt(None, "clips a split whose retargeted joints are measured, spread evenly; null = all")
-    video_clips: int | None = opt(
-        None, "of these, clips whose video is generated and measured (slow); null = all, 0 = none"
+    predictions: str | None = opt(
+        None, "measure these videos (KEY.mp4 or a folder of frames a sample) and load no model"
     )
-    saved_videos: int = opt(6, "generated videos, and their filmstrips beside driver and truth, kept a split")
-    steps: int | None = opt(None, "sampling steps; null = what suits the model's weights")
-    shift: float | None = opt(None, "shift of the sampling noise levels; null = what suits the model's weights")
+    name: str | None = opt(None, "what the measured method is called in tables; null = the model's or folder's name")
+    output: str = opt("runs/evaluation", "folder for results.json, report.html, videos and filmstrips")
+    features: str | None = opt(None, "folder of the feature cache; null = $IMANIM_FEATURES or ~/.cache/imanim/features")
+    saved_videos: int = opt(
+        6, "generated videos, and their filmstrips beside driver and truth, kept for people to look at"
+    )
     low_noise: str | None = opt(None, "the low-noise half, when the model was trained in two (Wan 2.2 A14B)")
     base: str | None = opt(None, "Wan pipeline folder; null = where training had it")
     attention: str | None = opt(None, "attention kernel by name; null = as trained")
-    seed: int = opt(0, "of the noise; clip i of a split uses seed + i")
-    batch_size: int = opt(4, "clips at a time")
+    batch_size: int = opt(4, "samples at a time while generating")
+    metric_batch_size: int = opt(16, "pictures at a time in the metrics' networks")
     device: str = opt("auto", "cpu, cuda or auto")
     threads: int = opt(1, "CPU threads; a small model is slower with more")
 
     def problems(self) -> list[str]:
         found = [
             f"{n}: {getattr(self, n)} must be at least 1"
-            for n in ("steps", "batch_size", "threads")
-            if getattr(self, n) is not None and getattr(self, n) < 1
+            for n in ("batch_size", "metric_batch_size", "threads")
+            if getattr(self, n) < 1
         ]
-        for name in ("joint_clips", "video_clips", "saved_videos"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                found.append(f"{name}: {value} must not be negative")
-        if not self.splits:
-            found.append("splits: names no split")
+        if self.saved_videos < 0:
+            found.append(f"saved_videos: {self.saved_videos} must not be negative")
+        if self.model is not None and self.predictions is not None:
+            found.append("model, predictions: give one of them")
+        if self.data is None and self.protocol.source.generate is None:
+            found.append("data: required, not set; the folder of this protocol's samples (data=FOLDER)")
         return found
 
 
-def evaluate(cfg: EvalConfig, *, progress: bool = True) -> dict[str, Any]:
-    """Measures a model and writes ``result.json`` (and some videos) into ``cfg.output``.
+def evaluate(cfg: EvalConfig, data: str, *, progress: bool = True) -> dict[str, Any]:
+    """Measures a model, or other people's videos, and writes ``results.json`` into ``cfg.output``.
+
+    Args:
+        data: where the protocol's samples are (``cfg.data``, or where they were generated).
 
     Returns:
-        the result: protocol, config, model, data, rows (one a clip), and per split and level the means and comparisons.
+        the result (schema in :mod:`evaluation.results`); on every rank.
 
     Raises:
-        InputError: no such model, data or split, clips of another size, or the output cannot be written.
+        InputError: no such model, data or metric; weights missing; nothing could be measured; the output cannot be written.
     """
-    # What can be refused is refused before the slow imports.
-    model = find_model(cfg.model)
-    sets = {split: ShardSet(cfg.data, split) for split in cfg.splits}
+    with _ranks() as (place, device, together):
+        check_measured(cfg)
+        protocol = _with_what_there_is(cfg)
+        wanted = {name: protocol.metric_settings.get(name, {}) for name in protocol.metrics}
+        target = device if cfg.device == "auto" else cfg.device
+        metrics = registry.build(wanted, Machine(target, cfg.metric_batch_size))
+        _check_headline(protocol, metrics)
+        items = samples_of(protocol, data)
+        guard.check(protocol, items)
+        mine = items[place.rank :: place.world_size]
+        maker = _maker(cfg, protocol, target) if cfg.predictions is None else None
+        if maker is not None:
+            batches = in_batches(items, cfg.batch_size)[place.rank :: place.world_size]
+            _generate(maker, batches, progress and place.is_first)
+            together()
+        # Of the protocol as it stands in the file: what a rival's videos cannot have (tokens, an autoencoder) changes no number
+        # that both have.
+        described = _protocol(cfg.protocol, metrics)
+        # Rows measured by other code are not this code's.
+        measured_by = f"{described['sha256']} {revision()}"
+        scorer = Scorer(protocol, metrics, _folders(cfg, maker), _cache(cfg), Path(cfg.output) / "rows", measured_by)
+        for item in tqdm(mine, desc="measure", unit="clip", disable=not (progress and place.is_first)):
+            scorer.row(item)
+        together()
+        result = None
+        if place.is_first:
+            result = _add_up(cfg, data, scorer, items, described, maker, progress)
+            write_json(Path(cfg.output) / RESULT, result)
+        together()
+        return result if result is not None else results.load(Path(cfg.output) / RESULT)
+
+
+def check_measured(cfg: EvalConfig) -> Path:
+    """The model or the folder of videos that is to be measured. Raises InputError when there is none."""
+    if cfg.predictions is None:
+        return find_model(cfg.model)
+    folder = Path(cfg.predictions)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of made videos; check predictions=FOLDER")
+    return folder
+
+
+# -------------------------------------------------------------------------------------------------------- set-up
+
+
+@contextmanager
+def _ranks() -> Iterator[tuple[distributed.Place, str, Callable[[], None]]]:
+    """This process among the others: its place, its device, and how to wait for all."""
+    import torch
+
+    place = distributed.place()
+    if place.world_size == 1:
+        yield place, "cuda" if torch.cuda.is_available() else "cpu", lambda: None
+        return
+    device = distributed.start(WAIT_SEC)
+    try:
+        yield place, str(device), distributed.barrier
+    finally:
+        distributed.stop()
+
+
+def _with_what_there_is(cfg: EvalConfig) -> ProtocolConfig:
+    """The protocol without what only a model can make, when there is none: its autoencoder's videos and its tokens' probes."""
+    protocol = cfg.protocol
+    if cfg.predictions is None:
+        return protocol
+    return replace(protocol, baselines=[b for b in protocol.baselines if b not in AUTOENCODED], leakage=None)
+
+
+def _maker(cfg: EvalConfig, protocol: ProtocolConfig, device: str) -> Maker:
     import torch
 
     from imanim.inference.pipeline import AnimationPipeline
 
+    model = find_model(cfg.model)
     torch.set_num_threads(cfg.threads)
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     pipeline = AnimationPipeline.from_pretrained(
-        model, low_noise=cfg.low_noise, shift=cfg.shift, base=cfg.base, attention=cfg.attention
+        model, low_noise=cfg.low_noise, shift=protocol.shift, base=cfg.base, attention=cfg.attention
     ).to(device)
-    rows: list[dict[str, Any]] = []
-    for split, shards in sets.items():
-        rows += _measure_split(cfg, pipeline, split, shards, progress)
-    result = {
-        "protocol": _protocol(cfg, pipeline),
-        "config": to_dict(cfg),
-        "model": _fingerprint(model),
-        "data": {"folder": cfg.data, "manifest_sha256": storage.at(cfg.data).sha256(MANIFEST)},
-        "rows": rows,
-        "groups": summarise(rows),
+    pipeline.set_progress_bar_config(disable=True)
+    low = weights_of(find_model(cfg.low_noise)) if cfg.low_noise is not None else {}
+    return Maker(pipeline, protocol, Path(cfg.output), weights_of(model), low)
+
+
+def _generate(maker: Maker, batches: Sequence[Sequence[Item]], progress: bool) -> None:
+    with tqdm(total=sum(map(len, batches)), desc="generate", unit="clip", disable=not progress) as bar:
+        for done in maker.make(batches):
+            bar.update(done)
+
+
+def _folders(cfg: EvalConfig, maker: Maker | None) -> dict[str, Path]:
+    if maker is not None:
+        return {method: maker.folder(method) for method in maker.methods}
+    return {scoring.OURS: check_measured(cfg)}
+
+
+def _cache(cfg: EvalConfig) -> FeatureCache:
+    named = cfg.features or os.environ.get(FEATURES_VARIABLE)
+    return FeatureCache(Path(named).expanduser() if named else Path.home() / ".cache" / "imanim" / "features")
+
+
+# ------------------------------------------------------------------------------------------------------ the result
+
+
+def _add_up(
+    cfg: EvalConfig,
+    data: str,
+    scorer: Scorer,
+    items: Sequence[Item],
+    described: dict[str, Any],
+    maker: Maker | None,
+    progress: bool,
+) -> dict[str, Any]:
+    protocol = scorer.protocol
+    every = [scorer.row(item) for item in items]
+    rows = [row for row in every if "refused" not in row]
+    refused = [{"key": row["key"], "reason": row["refused"]} for row in every if "refused" in row]
+    if not rows:
+        raise InputError(f"none of {len(every)} samples could be measured; the first: {refused[0]['reason']}")
+    groups = {
+        name: members
+        for name, members in summary.group_rows(rows).items()
+        if name == results.ALL or name.startswith("split ")
     }
-    write_json(Path(cfg.output) / RESULT, result)
+    result: dict[str, Any] = {
+        "schema": results.SCHEMA,
+        "protocol": described,
+        "samples": {"count": len(items), "sha256": fingerprint(list(items)), "folder": data},
+        "method": _method(cfg, maker),
+        "methods": scoring.methods_of(rows),
+        "values": _values(protocol, scorer.metrics),
+        "rows": [{name: row[name] for name in ("key", "unit", "split", "labels", "methods")} for row in rows],
+        "sets": {
+            name: sets.distances(members, scorer.metrics, scorer.features, bootstrap=protocol.bootstrap)
+            for name, members in groups.items()
+        },
+        "leakage": _leakage(protocol, maker, data, progress),
+        "refused": refused,
+        "warnings": _warnings(rows),
+        "environment": environment(),
+    }
+    result["groups"] = summary.summarise(
+        result["rows"], results.values(result), sets=result["sets"], baselines=_compared(protocol, result)
+    )
+    _keep_for_people(cfg, scorer, [item for item in items if item.filmed and item.key in {r["key"] for r in rows}])
     return result
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means and comparisons for every split, and for every level of it: {``test``: ..., ``test L3``: ...}."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row["split"], []).append(row)
-        groups.setdefault(f"{row['split']} {row['level']}", []).append(row)
-    out = {}
-    for name, members in groups.items():
-        found = summary.comparisons(members, BASELINES)
-        out[name] = {
-            "clips": len(members),
-            "video_clips": sum("psnr" in row["methods"][summary.OURS] for row in members),
-            "means": summary.means(members),
-            "comparisons": [{**vars(c), "outcome": c.outcome, "sentence": summary.sentence(c)} for c in found],
-            "verdict": summary.verdict(found),
+def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What whoever reads the numbers must know of the samples."""
+    still = [row["key"] for row in rows if row.get("still")]
+    if not still:
+        return []
+    return [f"{len(still)} samples hardly move, so holding still nearly answers them: {', '.join(still[:5])}"]
+
+
+def _compared(protocol: ProtocolConfig, result: dict[str, Any]) -> dict[str, list[str]] | None:
+    """Which baselines ours must beat in which values; None: in all. Holding still keeps any face and any steadiness for nothing."""
+    if not protocol.headline:
+        return None
+    named = [method for method in result["methods"] if results.method_name(method).baseline and method != scoring.OURS]
+    return dict.fromkeys(protocol.headline, named)
+
+
+def _check_headline(protocol: ProtocolConfig, metrics: Mapping[str, Any]) -> None:
+    known = _values(protocol, metrics)
+    for value in protocol.headline:
+        if value not in known:
+            raise InputError(f"protocol.headline: `{value}` is not measured; measured are {', '.join(known)}")
+
+
+def _values(protocol: ProtocolConfig, metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    def facts(value: Value, scope: str, metric: str) -> dict[str, Any]:
+        return {
+            "label": value.label,
+            "better": value.better,
+            "digits": value.digits,
+            "unit": value.unit,
+            "scope": scope,
+            "metric": metric,
         }
+
+    out: dict[str, dict[str, Any]] = {}
+    for name, metric in metrics.items():
+        scope = "set" if isinstance(metric, SetMetric) else "clip"
+        out |= {value.name: facts(value, scope, name) for value in metric.values}
+    if protocol.joints:
+        out |= {value.name: facts(value, "clip", "joints") for value in _JOINTS.values}
     return out
 
 
-# ------------------------------------------------------------------------------------------------------- measuring
+def _protocol(protocol: ProtocolConfig, metrics: Any) -> dict[str, Any]:
+    """The protocol as it is hashed: its settings, and what every metric says that its numbers depend on."""
+    described = to_dict(protocol)
+    del described["metric_settings"], described["source"]["generate"]
+    described["metrics"] = {name: metric.protocol() for name, metric in metrics.items()}
+    if protocol.joints:
+        described["joints"] = _JOINTS.protocol()
+    import json
+
+    return {**described, "sha256": sha256(json.dumps(described, sort_keys=True).encode())}
 
 
-def spread(total: int, count: int | None) -> list[int]:
-    """``count`` of ``total`` indices, evenly spread (neighbours share a motion); all of them for None or too large a count."""
-    if count is None or count >= total:
-        return list(range(total))
-    return [int(i) for i in (np.arange(count) + 0.5) * total / count] if count else []
-
-
-def _measure_split(
-    cfg: EvalConfig, pipeline: AnimationPipeline, split: str, shards: ShardSet, progress: bool
-) -> list[dict[str, Any]]:
-    chosen = _choose(cfg, shards)
-    filmed = [chosen[i] for i in spread(len(chosen), cfg.video_clips)]
-    kept = {filmed[i] for i in spread(len(filmed), cfg.saved_videos)}
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=len(chosen), desc=f"evaluate {split}", unit="clip", disable=not progress) as bar:
-        # Clips with and without video go apart, so that the slow batches are full ones.
-        for wants_video in (True, False):
-            todo = [i for i in chosen if (i in set(filmed)) == wants_video]
-            for start in range(0, len(todo), cfg.batch_size):
-                numbers = todo[start : start + cfg.batch_size]
-                rows += _measure_batch(cfg, pipeline, shards, split, numbers, wants_video, kept)
-                bar.update(len(numbers))
-    return rows
-
-
-def _choose(cfg: EvalConfig, shards: ShardSet) -> list[int]:
-    """Indices of the clips to measure."""
-    every = list(range(len(shards)))
-    if cfg.levels:
-        every = [i for i in every if _level(shards, i) in cfg.levels]
-        if not every:
-            raise InputError(f"{shards.folder}: split {shards.split} has no clips of level {', '.join(cfg.levels)}")
-    return [every[i] for i in spread(len(every), cfg.joint_clips)]
-
-
-def _measure_batch(
-    cfg: EvalConfig,
-    pipeline: AnimationPipeline,
-    shards: ShardSet,
-    split: str,
-    numbers: list[int],
-    wants_video: bool,
-    kept: set[int],
-) -> list[dict[str, Any]]:
-    samples = [_fitting(_read(shards, i), pipeline) for i in numbers]
-    retargeted, driving, videos = _run_model(cfg, pipeline, samples, numbers, wants_video)
-    rows = []
-    for i, (number, sample) in enumerate(zip(numbers, samples)):
-        methods = _joint_methods(sample, retargeted[i], driving[i])
-        if wants_video:
-            frames = {name: made[i] for name, made in videos.items()}
-            frames |= {"hold": baselines.hold_pixels(sample.identity, len(sample.truth)), "driver": sample.driving}
-            for method, made in frames.items():
-                methods.setdefault(method, {}).update(_pixel_metrics(made, sample))
-            if number in kept:
-                write_video(Path(cfg.output) / VIDEOS / f"{sample.key}.mp4", videos["ours"][i], sample.fps)
-                write_png(Path(cfg.output) / FILMSTRIPS / f"{sample.key}.png", sample_strip(sample, videos["ours"][i]))
-        rows.append({"key": sample.key, "split": split, **_labels(sample), "methods": methods})
-    return rows
-
-
-def _run_model(
-    cfg: EvalConfig, pipeline: AnimationPipeline, samples: list[Sample], numbers: list[int], wants_video: bool
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Retargeted and driving joints [B,T,J,2]; with video uint8 [B,T,H,W,3] of ours and of what the autoencoder alone makes."""
-    import torch
-
-    from imanim.data.stream import collate, to_tensors
-    from imanim.models.autoencoder import encode_video
-
-    batch = collate([to_tensors(sample) for sample in samples])
-    frames = batch["driving"].shape[1]
-    identity = pipeline.encode_character(batch["identity"])
-    image = pipeline.encode_condition(batch["identity"], batch["driving"].shape[1])
-    motion = pipeline.read_motion(batch["driving"], identity, image=image)
-    unknown = np.full((len(samples), frames, batch["joints"].shape[2], 2), np.nan)
-    retargeted = unknown if motion.joints is None else motion.joints.float().cpu().numpy()
-    driving = unknown if motion.driving_joints is None else motion.driving_joints.float().cpu().numpy()
-    if not wants_video:
-        return retargeted, driving, {}
-    noise = torch.cat([pipeline.noise(frames, cfg.seed + i) for i in numbers])
-    latents = pipeline.sample(motion.conditions, noise, _steps(cfg, pipeline), low_noise=motion.low_noise)
-    videos = {"ours": pipeline.decode(latents)}
-    still = batch["identity"][:, None].expand(-1, frames, -1, -1, -1)
-    for name, clip in (("autoencoder", batch["target"]), ("hold_autoencoder", still)):
-        videos[name] = pipeline.decode(encode_video(pipeline.vae, clip.to(pipeline.device)))
-    return retargeted, driving, {name: _to_uint8(video) for name, video in videos.items()}
-
-
-def _to_uint8(video: Tensor) -> np.ndarray:
-    """[B,T,3,H,W] in [0,1] to uint8 [B,T,H,W,3]."""
-    return video.movedim(2, -1).mul(255).round().byte().cpu().numpy()
-
-
-def _joint_methods(sample: Sample, retargeted: np.ndarray, driving: np.ndarray) -> dict[str, dict[str, float | None]]:
-    """Joint error and PCK of ours and the baselines; ``tokens`` is the tokenizer's own reading of the driver."""
-    size, truth, driver = sample.driving.shape[1:3], sample.joints, sample.joints_of_driver
-    guesses = {"ours": retargeted, "copy": baselines.copy_joints(driver)}
-    if sample.identity_joints is not None:
-        own = sample.identity_joints
-        guesses["hold"] = baselines.hold_joints(own, len(truth))
-        guesses["scale_shift"] = baselines.scale_shift_joints(driver, own, *size)
-        guesses["bone_length"] = baselines.bone_length_joints(driver, own, *size)
-    measured = {name: (guess, truth) for name, guess in guesses.items()} | {"tokens": (driving, driver)}
-    return {
-        name: {
-            "joint_error": summary.finite(joint_metrics.joint_error(guess, answer, *size)),
-            "pck": summary.finite(joint_metrics.pck(guess, answer, *size)),
+def _method(cfg: EvalConfig, maker: Maker | None) -> dict[str, Any]:
+    folder = check_measured(cfg)
+    if maker is None:
+        return {
+            "kind": "predictions",
+            "name": cfg.name or folder.resolve().name,
+            "folder": str(folder),
+            "weights_sha256": {},
+            "sampler": None,
         }
-        for name, (guess, answer) in measured.items()
-    }
-
-
-def _pixel_metrics(made: np.ndarray, sample: Sample) -> dict[str, float | None]:
-    values = {"psnr": pixels.psnr(made, sample.truth), "ssim": pixels.ssim(made, sample.truth)}
-    if sample.parts is not None:
-        mask = pixels.person_mask(sample.parts)
-        values["psnr_person"] = pixels.psnr(made, sample.truth, mask)
-        values["ssim_person"] = pixels.ssim(made, sample.truth, mask)
-    return {name: summary.finite(value) for name, value in values.items()}
-
-
-# ----------------------------------------------------------------------------------------------------------- inputs
-
-
-def _read(shards: ShardSet, i: int) -> Sample:
-    key, members = shards.read(i)
-    return decode(key, members, skip=("driving_parts.png",))
-
-
-def _level(shards: ShardSet, i: int) -> str | None:
-    """A clip's difficulty level, without decoding its videos."""
-    return json.loads(shards.read(i)[1]["meta.json"]).get("level")
-
-
-def _fitting(sample: Sample, pipeline: AnimationPipeline) -> Sample:
-    """The sample, when it has the size that the model makes: resizing would be another protocol."""
-    wanted = (pipeline.animator.config.frames, *pipeline.canvas_size)
-    if sample.driving.shape[:3] != wanted:
-        found = "x".join(map(str, sample.driving.shape[:3]))
-        raise InputError(
-            f"sample {sample.key}: {found} (frames x height x width), the model makes {'x'.join(map(str, wanted))}; "
-            "preprocess with the model's size"
-        )
-    return sample
-
-
-def _labels(sample: Sample) -> dict[str, Any]:
-    """What a row says about its clip. Without a motion id (real video) every clip is its own."""
-    meta = sample.meta
-    motion = meta.get("motion")
-    kind, name = (motion.get("kind"), motion.get("id")) if isinstance(motion, dict) else (None, motion)
     return {
-        "level": meta.get("level", "all"),
-        "framing": meta.get("framing"),
-        "kind": kind,
-        "motion": name or sample.key,
-        "person": meta.get("person"),
-        "driver_person": meta.get("driver_person"),
+        "kind": "model",
+        "name": cfg.name or (folder.parent if folder.name == "model" else folder).resolve().name,
+        "folder": str(folder),
+        "weights_sha256": maker.weights_sha256,
+        "sampler": maker.sampler,
     }
 
 
-def _steps(cfg: EvalConfig, pipeline: AnimationPipeline) -> int:
-    return cfg.steps or pipeline.default_steps
+def _leakage(protocol: ProtocolConfig, maker: Maker | None, data: str, progress: bool) -> dict[str, Any] | None:
+    if protocol.leakage is None or maker is None:
+        return None
+    from evaluation.leakage import run
+
+    settings = config.from_dict(run.LeakageConfig, protocol.leakage, name="protocol.leakage")
+    shards = ShardSet(data, protocol.source.splits[0])
+    found = run.probe_leakage(maker.pipeline, shards, seed=protocol.seed, settings=settings, progress=progress)
+    return {**found, "split": shards.split, "sentences": run.sentences(found)}
 
 
-def _protocol(cfg: EvalConfig, pipeline: AnimationPipeline) -> dict[str, Any]:
-    model = pipeline.animator.config
-    return {
-        "name": PROTOCOL,
-        "size": [model.height, model.width],
-        "frames": model.frames,
-        "fps": model.fps,
-        "resize": "none",
-        "sampler": {
-            "name": "flow-matching Euler",
-            "steps": _steps(cfg, pipeline),
-            "shift": float(pipeline.scheduler.config.shift),
-            "seed": cfg.seed,
-        },
-        "psnr": "float64 from uint8, mean over frames",
-        "ssim": f"gaussian 11x11, sigma {pixels.SSIM_SIGMA}, population covariance",
-        "scikit_image": metadata.version("scikit-image"),
-        "person_mask": f"truth's parts > 0, grown by {pixels.MASK_MARGIN} of the height",
-        "joint_error": "joints inside the frame, read by the model from its retargeted tokens; in % of nose-to-ankle length",
-        "interval": "95 %, bootstrap over motions",
-    }
+def _keep_for_people(cfg: EvalConfig, scorer: Scorer, filmed: Sequence[Item]) -> None:
+    """A few videos that every player shows, and their filmstrips."""
+    from evaluation.strips import clip_strip
+
+    for i in spread(len(filmed), cfg.saved_videos):
+        clip = scorer.clip(filmed[i])
+        even = clip.made[:, : clip.made.shape[1] // 2 * 2, : clip.made.shape[2] // 2 * 2]
+        write_video(Path(cfg.output) / VIDEOS / f"{clip.key}.mp4", even, clip.fps)
+        write_png(Path(cfg.output) / FILMSTRIPS / f"{clip.key}.png", clip_strip(clip))
 
 
-def _fingerprint(model: Path) -> dict[str, Any]:
-    weights = {str(f.relative_to(model)): sha256_file(f) for f in sorted(model.rglob("*.safetensors"))}
-    return {"folder": str(model), "weights_sha256": weights}
+def environment() -> dict[str, str]:
+    """What the numbers were computed with."""
+    found = {"machine": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
+    found["commit"] = revision() or "unknown"
+    for package in ("imanim", "torch", "numpy", "scipy", "scikit-image", "av", "pillow", "ai-edge-litert", "dlib-bin"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found

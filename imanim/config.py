@@ -63,7 +63,7 @@ def load(
     """
     paths = [path] if isinstance(path, (str, Path)) else list(path or ())
     tree: dict[str, Any] = {}
-    for each in [*(_read_yaml(Path(p)) for p in paths), dict(settings or {})]:
+    for each in [*(read_yaml(Path(p)) for p in paths), dict(settings or {})]:
         tree = merge(tree, each)
     problems: list[str] = []
     for text in overrides:
@@ -115,7 +115,8 @@ def help_text(schema: type) -> str:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's plain values, laid over what it extends. Raises InputError when it is missing or no such file."""
     if path.resolve() in seen:
         raise InputError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}; break the circle")
     if not path.is_file():
@@ -132,7 +133,7 @@ def _read_yaml(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return settings
     below: dict[str, Any] = {}
     for each in base if isinstance(base, list) else [base]:
-        below = merge(below, _read_yaml(path.parent / str(each), (*seen, path.resolve())))
+        below = merge(below, read_yaml(path.parent / str(each), (*seen, path.resolve())))
     return merge(below, settings)
 
 

@@ -18,6 +18,8 @@ BENCHMARKS = {
     "loader": "clips read and decoded per CPU-second against the webdataset package",
     "preprocess": "frames per CPU-second through each stage of preprocessing, against plain loops of the same libraries",
     "latents": "what the latent cache gains, and reading it against the webdataset package",
+    "features": "the feature networks of set metrics (FID) against published extractors",
+    "features_video": "features of video for FVD against a plain loop, one clip at a time",
     "storage": "clips and latents read from a bucket against a local folder, without and with workers",
 }
 """Name, which is a module of launchers/benchmarks with a function ``run``, to what it measures."""
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> int:
 
 def usage() -> str:
     """The benchmarks, one line each."""
-    lines = [f"  {name:<10} {what}" for name, what in BENCHMARKS.items()]
+    lines = [f"  {name:<14} {what}" for name, what in BENCHMARKS.items()]
     return (
         f"usage: {Path(sys.argv[0]).name} NAME [--json FILE] ...\n\n"
         + "\n".join(lines)

@@ -141,7 +141,7 @@ def _plan(args: argparse.Namespace, cfg: DemoConfig, output: Path) -> dict[str, 
         plan["evaluation of the shipped weights"] = [
             *measure,
             f"model={shipped}",
-            f"output={output / 'evaluation_shipped'}",
+            f"output={output / 'evaluation_of_the_shipped_weights'}",
         ]
     if args.character is not None:
         plan["animation"] = [
@@ -236,15 +236,19 @@ def _free_port() -> int:
 
 
 def _report(args: argparse.Namespace, cfg: DemoConfig, output: Path, seconds: dict[str, float]) -> Path:
-    from evaluation.benchmark import RESULT
+    from evaluation import results
+    from evaluation.benchmark import EvalConfig
     from evaluation.demo_report import DemoFacts, demo_page
+    from evaluation.outputs import Frames
     from imanim.training.monitor import read_metrics
 
-    before, own = output / "evaluation_shipped" / RESULT, output / "animation.mp4"
+    before, own = output / "evaluation_of_the_shipped_weights", output / "animation.mp4"
+    data, measured = str(output / "data"), output / "evaluation"
+    settings = [*cfg.evaluation.overrides, f"data={data}", f"output={measured}"]
     facts = DemoFacts(
-        result=read_json(output / "evaluation" / RESULT),
-        evaluation_output=output / "evaluation",
-        before=read_json(before) if before.is_file() else None,
+        result=results.load(measured),
+        frames_of=Frames(config.load(EvalConfig, ROOT / cfg.evaluation.config, settings), data),
+        before=results.load(before) if before.is_dir() else None,
         animations=[("Your own", Path(args.character), Path(args.driving), own)] if args.character else [],
         metrics={f"stage {i + 1}": read_metrics(output / f"stage{i + 1}") for i in range(len(cfg.stages))},
         seconds={**seconds, "together": sum(seconds.values())},

@@ -17,7 +17,7 @@ COMMANDS = {
     "index": "makes other people's WebDataset tars ready to train on",
     "cache": "adds the latents of targets to shards, once for all steps",
     "animate": "makes a character perform the motion of a video",
-    "evaluate": "measures a model beside training-free baselines",
+    "evaluate": "measures a model, or anybody's videos, under a protocol; compares results",
     "export": "writes a trained model as a folder to hand on",
     "weights": "lists, fetches and checks the published networks that data and metrics need",
     "demo": "data, three stages of training, animation and a report",

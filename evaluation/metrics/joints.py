@@ -6,9 +6,17 @@ pixels, because x and y are normalised by different sides.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from evaluation.clip import Clip
+from evaluation.metrics.base import MetricSpec, NoSettings, Value
 from imanim.data.sample import JOINT_PARENTS, JOINTS
+from imanim.errors import InputError
+
+PCK_PERCENT = 5.0
+"""A joint within this part of the person's height, in %, is right: a hand's breadth."""
 
 
 def to_pixels(joints: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -64,7 +72,7 @@ def joint_error(candidate: np.ndarray, truth: np.ndarray, height: int, width: in
     return float(np.nanmean(off)) if np.isfinite(off).any() else float("nan")
 
 
-def pck(candidate: np.ndarray, truth: np.ndarray, height: int, width: int, threshold: float = 5.0) -> float:
+def pck(candidate: np.ndarray, truth: np.ndarray, height: int, width: int, threshold: float = PCK_PERCENT) -> float:
     """Percentage of correct keypoints: counted joints within ``threshold`` % of the person's height (a hand's breadth)."""
     off = distances(candidate, truth, height, width)
     off = off[np.isfinite(off)]
@@ -76,3 +84,60 @@ def bone_lengths(joints: np.ndarray, height: int, width: int) -> np.ndarray:
     xy = to_pixels(joints, height, width)
     parents = [p if p >= 0 else j for j, p in enumerate(JOINT_PARENTS)]
     return np.linalg.norm(xy - xy[..., parents, :], axis=-1)
+
+
+def check_joints(clip: Clip, name: str, frames: int) -> np.ndarray | None:
+    """A clip's joints by their attribute's name, so many frames of them; None where it has none.
+
+    Raises:
+        InputError: another shape, or infinite coordinates.
+    """
+    joints = getattr(clip, name)
+    if joints is None:
+        return None
+    wanted = [frames, len(JOINTS), 2 if name == "made_joints" else 3]
+    if list(joints.shape) != wanted:
+        raise InputError(f"clip {clip.key}: {name} is {list(joints.shape)}; give {wanted}")
+    if np.isinf(joints).any():
+        raise InputError(f"clip {clip.key}: {name} has infinite coordinates; unknown joints are NaN")
+    return joints
+
+
+class JointMetric:
+    """Where the method itself says that the joints are, against the truth's: no network reads the picture."""
+
+    values: tuple[Value, ...] = (
+        Value("joint_error", "joint error", "lower", 2, "% of the person's height"),
+        Value("pck", "PCK", "higher", 1, "%"),
+    )
+
+    def protocol(self) -> dict[str, Any]:
+        """As in :class:`~evaluation.metrics.base.ClipMetric`."""
+        return {
+            "joints": "20, the method's own",
+            "counted": "true joints inside the frame, hidden ones too",
+            "unit": "% of nose-neck-hip-knee-ankle, each segment's longest in the clip",
+            "pck_percent": PCK_PERCENT,
+        }
+
+    def measure(self, clip: Clip) -> dict[str, float]:
+        """``joint_error`` and ``pck`` of a clip; NaN where it lacks either joints, or none counts.
+
+        Raises:
+            InputError: joints of another shape; a method that knows some of the counted joints and not others.
+        """
+        made, truth = check_joints(clip, "made_joints", len(clip.made)), check_joints(clip, "joints", len(clip.made))
+        if made is None or truth is None:
+            return {value.name: float("nan") for value in self.values}
+        lacking = int((np.isnan(made).any(axis=-1) & counted(truth)).sum())
+        if lacking:
+            # Leaving them out would make a method better for not saying what it does not know.
+            raise InputError(
+                f"clip {clip.key}: made_joints is NaN at {lacking} of the {int(counted(truth).sum())} joints that count;"
+                " give all of them, or None"
+            )
+        size = clip.made.shape[1:3]
+        return {"joint_error": joint_error(made, truth, *size), "pck": pck(made, truth, *size)}
+
+
+METRICS = {"joints": MetricSpec(NoSettings, lambda settings, machine: JointMetric())}

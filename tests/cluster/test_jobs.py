@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import slurm
 
+from evaluation import results
 from imanim import distributed
 from imanim.data.sample import decode
 from imanim.data.shards import ShardSet
@@ -35,16 +36,25 @@ def test_preprocessing_and_evaluation_run_as_jobs(folder: Path, env: dict[str, s
     samples = [decode(*shards.read(i)) for i in range(len(shards))]
     assert len(samples) == 4 and all(s.driving.shape == (17, 128, 80, 3) for s in samples)
 
+    nodes = ("--nodes", "2", "--ntasks-per-node", "1")
     words = (
         "--config",
-        "configs/eval/cross_identity.yaml",
+        "configs/eval/doubles_quick.yaml",
         f"data={folder / 'doubles'}",
         f"output={folder / 'measured'}",
     )
-    slurm.run(env, folder / "evaluate.log", 120, "launchers/slurm/evaluate.sbatch", *words, "video_clips=1")
-    result = json.loads((folder / "measured" / "result.json").read_text())
+    slurm.run(
+        env,
+        folder / "evaluate.log",
+        120,
+        *nodes,
+        "launchers/slurm/evaluate.sbatch",
+        *words,
+        "protocol.source.video_clips=1",
+    )
+    result = results.load(folder / "measured")
     assert sorted(row["key"] for row in result["rows"]) == sorted(shards.keys)
-    assert sum("psnr" in str(row) for row in result["rows"]) == 1, "one video was generated"
+    assert sum("psnr" in row["methods"]["ours"] for row in result["rows"]) == 1, "one video was generated"
     assert (folder / "measured" / "report.html").is_file() and list((folder / "measured" / "videos").glob("*.mp4"))
 
 

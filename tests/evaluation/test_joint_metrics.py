@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from evaluation import baselines
-from evaluation.metrics.joints import bone_lengths, counted, joint_error, pck, stature
+from evaluation.clip import Clip
+from evaluation.metrics.base import Machine, NoSettings
+from evaluation.metrics.joints import METRICS, bone_lengths, counted, joint_error, pck, stature
 from imanim.data.sample import JOINT_PARENTS, JOINTS
+from imanim.errors import InputError
 
 H, W = 128, 80
 
@@ -111,3 +114,44 @@ def test_every_joint_comes_after_its_parent():
         assert JOINT_PARENTS[j] in done
         done.add(j)
     assert len(done) == 20
+
+
+def measure(made: np.ndarray | None, truth: np.ndarray | None) -> dict:
+    frames = np.zeros((6, H, W, 3), np.uint8)
+    metric = METRICS["joints"].build(NoSettings(), Machine())
+    found = metric.measure(Clip("k", frames, frames, frames[0], 12.0, joints=truth, made_joints=made))
+    assert set(found) == {value.name for value in metric.values}
+    return found
+
+
+def test_error_and_pck_are_those_of_plain_loops():
+    truth = joints(moving(person()))
+    truth[2, 4, :2] = (1.3, 0.5)
+    truth[3, 5] = (np.nan, np.nan, 0)
+    made = np.nan_to_num(truth[..., :2]) + np.random.default_rng(0).normal(0, 0.03, (6, 20, 2))
+    off = []
+    for t in range(6):
+        for j in range(20):
+            x, y = truth[t, j, 0] * W, truth[t, j, 1] * H
+            if 0 <= x < W and 0 <= y < H:
+                off.append(100 * np.hypot(made[t, j, 0] * W - x, made[t, j, 1] * H - y) / stature(truth, H, W))
+    found = measure(made, truth)
+    assert found["joint_error"] == pytest.approx(np.mean(off))
+    assert found["pck"] == pytest.approx(100 * np.mean(np.array(off) <= 5)) and 0 < found["pck"] < 100
+
+
+def test_a_method_that_does_not_say_where_joints_are_has_no_value():
+    truth = joints(moving(person()))
+    assert all(np.isnan(v) for found in (measure(None, truth), measure(truth[..., :2], None)) for v in found.values())
+
+
+def test_joints_known_in_part_or_of_another_shape_are_refused():
+    truth = joints(moving(person()))
+    made = truth[..., :2].copy()
+    made[1, 3] = np.nan
+    with pytest.raises(InputError, match=r"clip k: made_joints is NaN at 1 of the 120"):
+        measure(made, truth)
+    with pytest.raises(InputError, match=r"made_joints is \[5, 20, 2\]; give \[6, 20, 2\]"):
+        measure(truth[:5, :, :2], truth)
+    with pytest.raises(InputError, match="joints has infinite"):
+        measure(truth[..., :2], np.full_like(truth, np.inf))

@@ -55,9 +55,9 @@ def small_animator(**over) -> Animator:
     return animator.eval()
 
 
-def save_model(folder: Path, **over) -> Path:
+def save_model(folder: Path, *, seed: int = 0, **over) -> Path:
     """Saves a model (random weights) whose config names its own autoencoder beside it; returns the model's folder."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     small_vae().save_pretrained(folder / "vae")
     small_animator(autoencoder=str(folder / "vae"), **over).save_pretrained(folder / "animator", record={"stage": 3})
     return folder / "animator"

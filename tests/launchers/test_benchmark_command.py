@@ -16,7 +16,8 @@ from launchers.benchmarks.runs import Timed
 
 def test_an_unknown_benchmark_is_refused_with_the_names_there_are(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(
-        InputError, match="no such benchmark; use one of step, zero, compile, loader, preprocess, latents, storage"
+        InputError,
+        match="no such benchmark; use one of step, zero, compile, loader, preprocess, latents, features, features_video, storage",
     ):
         benchmark.main(["speed"])
     assert benchmark.main([]) == 0

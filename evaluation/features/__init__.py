@@ -1,0 +1,1 @@
+"""Networks that turn frames into numbers, their preprocessing, and what is kept of them."""

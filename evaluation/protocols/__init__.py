@@ -1,0 +1,1 @@
+"""Protocols: which samples, at which size, rate and seed, measured how. Files in ``configs/eval``."""
