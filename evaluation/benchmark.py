@@ -271,7 +271,9 @@ def _check_headline(protocol: ProtocolConfig, metrics: Mapping[str, Any]) -> Non
     known = _values(protocol, metrics)
     for value in protocol.headline:
         if value not in known:
-            raise InputError(f"protocol.headline: `{value}` is not measured; measured are {', '.join(known)}")
+            raise InputError(
+                f"protocol.headline: `{value}` is not measured; set protocol.headline=[], or of {', '.join(known)}"
+            )
 
 
 def _values(protocol: ProtocolConfig, metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -20,8 +20,10 @@ from av.video.stream import VideoStream
 from evaluation.protocols import footage
 from evaluation.protocols.items import Item
 from evaluation.protocols.sizes import made_at
-from imanim.data.files import read_json, sha256, write_atomic, write_json
+from imanim.data.files import read_json, sha256, sha256_file, write_atomic, write_json
 from imanim.errors import InputError, from_os_error
+
+_VIDEO_HASH = "video_sha256"
 
 
 @dataclass
@@ -57,7 +59,9 @@ def write(
 ) -> None:
     """Keeps what was made; the record is written last, so that a killed run's half is made again. Without frames: joints only."""
     if frames is not None:
-        write_atomic(folder / f"{key}.mkv", lossless(frames, fps))
+        video = lossless(frames, fps)
+        write_atomic(folder / f"{key}.mkv", video)
+        record = {**record, _VIDEO_HASH: sha256(video)}
     if joints is not None:
         buffer = io.BytesIO()
         np.save(buffer, joints.astype(np.float32), allow_pickle=False)
@@ -66,9 +70,16 @@ def write(
 
 
 def is_made(folder: Path, key: str, record: dict[str, Any], *, filmed: bool = True) -> bool:
-    """Whether what ``record`` describes is there already."""
+    """Whether what ``record`` describes is there already, undamaged (a decoder shows broken FFV1 as if nothing were)."""
     path, video = folder / f"{key}.json", folder / f"{key}.mkv"
-    return path.is_file() and (video.is_file() or not filmed) and read_json(path) == record
+    if not path.is_file():
+        return False
+    try:
+        known = dict(read_json(path))
+    except InputError:
+        return False
+    found = known.pop(_VIDEO_HASH, None)
+    return known == record and (not filmed or (video.is_file() and sha256_file(video) == found))
 
 
 def read_joints(folder: Path, key: str, frames: int) -> np.ndarray | None:

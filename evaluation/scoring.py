@@ -51,6 +51,13 @@ class Scorer:
 
         A sample that cannot be measured gives a row with ``refused``, the reason.
         """
+        row: dict[str, Any] = {"key": item.key, "split": item.split, "unit": item.unit, "labels": item.labels}
+        try:
+            return self._measured(item, row)
+        except InputError as error:
+            return row | {"refused": str(error)}
+
+    def _measured(self, item: Item, row: dict[str, Any]) -> dict[str, Any]:
         path = self.rows / f"{item.key}.json"
         depends = {
             "fingerprint": self.fingerprint,
@@ -58,15 +65,13 @@ class Scorer:
             "filmed": item.filmed,
             "videos": {name: predictions.content_of(folder, item.key) for name, folder in self.folders.items()},
         }
-        if path.is_file():
-            known = read_json(path)
-            if known.get("depends") == depends and self._has_features(known["row"]):
-                return known["row"]
-        row: dict[str, Any] = {"key": item.key, "split": item.split, "unit": item.unit, "labels": item.labels}
+        known = _known(path)
+        if known.get("depends") == depends and self._has_features(known["row"]):
+            return known["row"]
         try:
-            row |= self._measure(item)
+            row = row | self._measure(item)
         except InputError as error:
-            row |= {"refused": str(error)}
+            row = row | {"refused": str(error)}
         write_json(path, {"depends": depends, "row": row})
         return row
 
@@ -127,6 +132,14 @@ class Scorer:
             for name, metric in self.metrics.items()
             if isinstance(metric, SetMetric)
         }
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """A kept row; empty where there is none, or a killed machine left a damaged one: it is measured again."""
+    try:
+        return dict(read_json(path)) if path.is_file() else {}
+    except InputError:
+        return {}
 
 
 def clip_of(item: Item, material: Material, made: Made) -> Clip:

@@ -134,6 +134,15 @@ def test_anybodys_videos_are_measured_without_a_model(data, model, tmp_path):
     write_video(folder / "s1.mp4", made[:, :32], 12)
     found = evaluate(config_for(data, None, tmp_path / "out", predictions=str(folder)), str(data), progress=False)
     assert [r["key"] for r in found["rows"]] == ["s3"] and found["method"]["kind"] == "predictions"
+    # Two candidates for one sample do not stop the rest; a damaged row is measured again.
+    (tmp_path / "out" / "rows" / "s3.json").write_text("{")
+    assert (
+        evaluate(config_for(data, None, tmp_path / "out", predictions=str(folder)), str(data), progress=False) == found
+    )
+    write_video(folder / "s3.mp4", made, 12)
+    with pytest.raises(InputError, match="none of 4 samples could be measured"):
+        evaluate(config_for(data, None, tmp_path / "out", predictions=str(folder)), str(data), progress=False)
+    (folder / "s3.mp4").unlink()
     theirs, mine = (next(r for r in x["rows"] if r["key"] == "s3")["methods"] for x in (found, ours))
     assert theirs["ours"]["psnr"] == mine["ours"]["psnr"] and theirs["ours"].get("joint_error") is None
     assert theirs["hold"] == mine["hold"] and "autoencoder" not in theirs
@@ -289,6 +298,17 @@ class Steady:
 
     def measure(self, clip):
         return {"steady": float(clip.made.shape[1])}
+
+
+def test_a_damaged_video_of_ours_is_made_again(data, model, tmp_path):
+    cfg = config_for(data, model, tmp_path)
+    first = evaluate(cfg, str(data), progress=False)
+    video = tmp_path / "predictions" / "s1.mkv"
+    good = video.read_bytes()
+    video.write_bytes(good[: len(good) // 2] + bytes(40) + good[len(good) // 2 + 40 :])
+    (tmp_path / "autoencoder" / "s2.json").write_text("{")
+    assert evaluate(cfg, str(data), progress=False) == first
+    assert video.read_bytes() == good
 
 
 def test_lossless_videos_come_back_as_they_were_for_any_size():
