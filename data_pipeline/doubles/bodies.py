@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_pipeline.doubles import exaggeration
 from data_pipeline.doubles.asset import PHENOTYPE, Asset, FloatArray, load_asset
 from imanim.errors import InputError
 
@@ -60,20 +61,30 @@ class Body:
         height_m: sole to crown in the rest pose; leg_length_m: hip to knee to ankle, mean of both legs.
     """
 
-    def __init__(self, phenotype: Mapping[str, float]):
-        """Builds the shape. ``phenotype`` names every entry of PHENOTYPE with a value in [0,1].
+    def __init__(self, phenotype: Mapping[str, float], changes: Mapping[str, float] | None = None):
+        """Builds the shape.
+
+        Args:
+            phenotype: names every entry of PHENOTYPE with a value in [0,1].
+            changes: proportions beside the phenotype's, some of exaggeration.FEATURES with a value in [-1,1]; None: none.
 
         Raises:
-            InputError: a name is missing or unknown, or a value lies outside [0,1].
+            InputError: a name is missing or unknown, or a value lies outside its range.
         """
         self.phenotype = _checked(phenotype)
+        self.changes = dict(changes or {})
         self.asset = asset = load_asset()
         self.bone_names, self.parents = asset.bone_names, asset.parents
         c = corner_weights(asset, self.phenotype) @ asset.coefficients  # [R]
         self.rest_vertices = asset.vertex_mean + np.tensordot(c, asset.vertex_basis, 1)
         self.rest_heads = asset.head_mean + np.tensordot(c, asset.head_basis, 1)
         self._moments = asset.moment_mean + np.tensordot(c, asset.moment_basis, 1)
-        self.rest_frames = nearest_rotations(asset.frame_mean + np.tensordot(c, asset.frame_basis, 1))
+        frames = asset.frame_mean + np.tensordot(c, asset.frame_basis, 1)
+        if self.changes:
+            change = exaggeration.summed(self.changes)
+            self.rest_vertices, self.rest_heads = self.rest_vertices + change.vertices, self.rest_heads + change.heads
+            self._moments, frames = self._moments + change.moments, frames + change.frames
+        self.rest_frames = nearest_rotations(frames)
         self._set_on_floor()
         # A_b = U_b R_b^T turns a rest bone to the reference A-pose; the root's own turn does not move its children.
         self._to_reference = asset.reference_frames @ self.rest_frames.transpose(0, 2, 1)
@@ -88,6 +99,26 @@ class Body:
         k = self.joints_only(identity, self.rest_heads[:1]).keypoints[0]
         bones = np.linalg.norm(k[[8, 9, 11, 12]] - k[[9, 10, 12, 13]], axis=-1)
         self.leg_length_m = float(bones.sum() / 2)
+
+    def measures(self) -> dict[str, float]:
+        """Lengths in metres between joints of the reference pose, limbs' means of both sides; height as ``height_m``."""
+        at = {name: self.reference_heads[i] for i, name in enumerate(self.bone_names)}
+
+        def way(*bones: str) -> float:
+            return float(sum(np.linalg.norm(at[a] - at[b]) for a, b in itertools.pairwise(bones)))
+
+        def both(*bones: str) -> float:
+            return (way(*(f"{b}.L" for b in bones)) + way(*(f"{b}.R" for b in bones))) / 2
+
+        lengths = {
+            "height_m": self.height_m,
+            "leg_m": both("upperleg01", "lowerleg01", "foot"),
+            "arm_m": both("upperarm01", "lowerarm01", "wrist"),
+            "trunk_m": way("root", "neck01"),
+            "shoulders_m": way("upperarm01.L", "upperarm01.R"),
+            "head_m": self.height_m - float(self.rest_heads[self.bone_names.index("head"), 2]),
+        }
+        return {name: round(length, 4) for name, length in lengths.items()}
 
     def _set_on_floor(self) -> None:
         """Shifts the rest state up so that the lowest sole point lies at z=0."""

@@ -19,9 +19,9 @@ Framing = Literal["full_body", "portrait"]
 Role = Literal["driver", "target", "reference"]
 Vector = tuple[float, float, float]
 
-LEVELS = ("L0", "L1", "L2", "L3", "L4")
-MAX_VIEW_GAP_RAD = (0.0, 0.0, 0.0, np.deg2rad(35.0), np.deg2rad(70.0))
-MIN_VIEW_GAP_RAD = (0.0, 0.0, 0.0, np.deg2rad(10.0), np.deg2rad(36.0))
+LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
+MAX_VIEW_GAP_RAD = (0.0, 0.0, 0.0, np.deg2rad(35.0), np.deg2rad(70.0), np.deg2rad(35.0))
+MIN_VIEW_GAP_RAD = (0.0, 0.0, 0.0, np.deg2rad(10.0), np.deg2rad(36.0), np.deg2rad(10.0))
 ZOOM_GAP = 0.35
 LARGEST_FILL = {"full_body": 0.78, "portrait": 1.1}  # a driver zoomed in beyond this would lose its raised hands
 
@@ -133,10 +133,11 @@ def plan_cameras(rng: np.random.Generator, level: int, framing: Framing = "full_
 
     0 and 1: the same view and body-normalised framing (they differ by the reference's pose, which is not the camera's
     matter); 2: the driver's zoom differs by up to +-35 % (within LARGEST_FILL) and its frame is
-    shifted; 3: the view differs by 10-35 degrees as well; 4: by 36-70 degrees.
+    shifted; 3: the view differs by 10-35 degrees as well; 4: by 36-70 degrees; 5: as 3 (the character's proportions are
+    the difficulty there).
 
     Raises:
-        InputError: the level is not 0..4 or the framing is unknown.
+        InputError: the level is not 0..5 or the framing is unknown.
     """
     if level not in range(len(LEVELS)):
         raise InputError(f"camera level: {level} is not 0..{len(LEVELS) - 1}; choose one of them")

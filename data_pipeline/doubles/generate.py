@@ -25,8 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipeline.doubles import sheet
-from data_pipeline.doubles.config import DoublesConfig
-from data_pipeline.doubles.splits import Group, Pose, group_count, plan_group
+from data_pipeline.doubles.config import DoublesConfig, SplitConfig
+from data_pipeline.doubles.splits import Group, Pose, group_indices, plan_group
 from imanim.config import to_dict
 from imanim.data.files import read_json, write_json
 from imanim.data.sample import Sample, encode
@@ -37,6 +37,11 @@ LICENCE = "Apache-2.0, made by imanim Doubles from CC0 assets"
 GENERATOR_VERSION = 2  # raised when the same settings give other samples
 CONFIG_FILE, REPORT_FILE = "config.json", "report.json"
 _FREE_SETTINGS = ("output", "workers", "device")  # they do not change what is made
+# Settings younger than the generator's version: at their defaults they are not written, so that older folders stay good.
+_YOUNG_SETTINGS = ("pairs", "details")
+_YOUNG_SPLIT_SETTINGS = (
+    "level_counts", "in_turn", "framing", "strong_faces", "only", "may_share_bodies", "may_share_kinds",
+)  # fmt: skip
 
 # One core of a 2020s server at 128x80, supersample 2; only for the plan's estimate.
 _SEC_PER_FRAME, _SEC_PER_PERSON, _BYTES_PER_PIXEL_FRAME = 0.02, 0.05, 0.16
@@ -93,7 +98,7 @@ class GroupMaker:
     def make(self, group: Group) -> Made:
         """(key, members) of every pair, and {key, error} of those that failed."""
         samples, failures = [], []
-        made: dict[tuple[int, str], Any] = {}
+        made: dict[Any, Any] = {}
         for driver, target in group.pairs:
             key = group.key(driver, target)
             try:
@@ -102,7 +107,7 @@ class GroupMaker:
                 failures.append({"key": key, "error": f"{type(error).__name__}: {error}"})
         return samples, failures
 
-    def _sample(self, group: Group, driver: int, target: int, made: dict[tuple[int, str], Any]) -> Sample:
+    def _sample(self, group: Group, driver: int, target: int, made: dict[Any, Any]) -> Sample:
         self_pair = driver == target
         film = self._film(group, target, "target", made)
         drive = film if self_pair else self._film(group, driver, "driver", made)
@@ -120,6 +125,7 @@ class GroupMaker:
             identity_joints=still.joints[0],
             parts=film.parts,
             driving_parts=None if self_pair else drive.parts,
+            expression=film.expressions.astype(np.float16) if self.config.details else None,
         )
 
     def _views(self, group: Group) -> Any:
@@ -127,29 +133,41 @@ class GroupMaker:
 
         return plan_cameras(np.random.default_rng(group.camera_seed), group.level, group.framing)
 
-    def _film(self, group: Group, body: int, role: str, made: dict[tuple[int, str], Any]) -> Any:
-        """The take of a body in a role, filmed once a group."""
+    def _person(self, group: Group, body: int, role: str) -> Any:
+        return self.studio.person(body, exaggerated=group.exaggerated and role == "target")
+
+    def _performance(self, group: Group, person: Any, made: dict[Any, Any]) -> Any:
+        """The group's motion on a person, performed once a group."""
         from data_pipeline.doubles.motions import Motion
+
+        at = (person.body_id, "performance", person.exaggerated)
+        if at not in made:
+            c = self.config
+            motion = Motion(group.kind, group.motion_seed, c.fps, c.frames, group.portrait, group.strong_faces)
+            made[at] = person.performer.perform(motion)
+        return made[at]
+
+    def _film(self, group: Group, body: int, role: str, made: dict[Any, Any]) -> Any:
+        """The take of a body in a role, filmed once a group."""
         from data_pipeline.doubles.takes import make_scene, place_camera
 
         if (body, role) not in made:
-            person = self.studio.person(body)
-            if (body, "performance") not in made:
-                c = self.config
-                motion = Motion(group.kind, group.motion_seed, c.fps, c.frames, group.portrait)
-                made[body, "performance"] = person.performer.perform(motion)
-            performance = made[body, "performance"]
+            person = self._person(group, body, role)
+            performance = self._performance(group, person, made)
             views = self._views(group)
             camera = place_camera(views.driver if role == "driver" else views.target, person, performance)
-            made[body, role] = self.studio.film(person, performance, make_scene(group.scene_seeds[body, role]), camera)
+            take = self.studio.film(person, performance, make_scene(group.scene_seeds[body, role]), camera)
+            if self.config.details:
+                take.parameters["measures"] = person.performer.body.measures()
+            made[body, role] = take
         return made[body, role]
 
-    def _still(self, group: Group, body: int, made: dict[tuple[int, str], Any]) -> Any:
+    def _still(self, group: Group, body: int, made: dict[Any, Any]) -> Any:
         """The identity image: another moment of the person, in the target's view and scene."""
         from data_pipeline.doubles.takes import make_scene, place_camera
 
         if (body, "still") not in made:
-            person, pose = self.studio.person(body), group.poses[body]
+            person, pose = self._person(group, body, "target"), group.poses[body]
             performance = person.performer.rest() if pose.kind is None else self._moment(person.performer, pose, group)
             camera = place_camera(self._views(group).target, person, performance)
             scene = make_scene(group.scene_seeds[body, "target"])
@@ -291,7 +309,7 @@ class _Shard:
 
     split: str
     number: int
-    indices: range
+    indices: list[int]
 
     @property
     def name(self) -> str:
@@ -301,8 +319,9 @@ class _Shard:
 def _shards_of(config: DoublesConfig) -> Iterator[_Shard]:
     per_shard = max(1, config.samples_per_shard // config.samples_per_motion)
     for split, settings in config.splits.items():
-        for number, start in enumerate(range(0, group_count(settings), per_shard)):
-            yield _Shard(split, number, range(start, min(start + per_shard, group_count(settings))))
+        indices = group_indices(settings)
+        for number, start in enumerate(range(0, len(indices), per_shard)):
+            yield _Shard(split, number, indices[start : start + per_shard])
 
 
 def _write(
@@ -361,7 +380,15 @@ def _plan(config: DoublesConfig, folder: Path) -> Report:
 
 def _identity_of(config: DoublesConfig) -> dict[str, Any]:
     """The settings that decide what is made."""
-    return {k: v for k, v in to_dict(config).items() if k not in _FREE_SETTINGS} | {"generator": GENERATOR_VERSION}
+    kept = {k: v for k, v in to_dict(config).items() if k not in _FREE_SETTINGS}
+    kept = _without_defaults(kept, _YOUNG_SETTINGS, DoublesConfig)
+    kept["splits"] = {n: _without_defaults(s, _YOUNG_SPLIT_SETTINGS, SplitConfig) for n, s in kept["splits"].items()}
+    return kept | {"generator": GENERATOR_VERSION}
+
+
+def _without_defaults(values: dict[str, Any], names: tuple[str, ...], schema: type) -> dict[str, Any]:
+    plain = schema()
+    return {k: v for k, v in values.items() if k not in names or v != getattr(plain, k)}
 
 
 def _refuse_other_settings(folder: Path, config: DoublesConfig) -> None:

@@ -1,6 +1,6 @@
 """Measures Doubles: do planted feet skate, do hands pass through trunks, how fast is it made.
 
-python -m data_pipeline.doubles.measure [--seeds N] [--bodies N] [--motions N]
+python -m data_pipeline.doubles.measure [--seeds N] [--bodies N] [--exaggerated] [--motions N]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data_pipeline.doubles.bodies import Body, load_asset
 from data_pipeline.doubles.motions import KINDS, Motion
 from data_pipeline.doubles.performance import Performer
-from data_pipeline.doubles.takes import make_identity
+from data_pipeline.doubles.takes import make_changes, make_identity
 from imanim import cli
 from imanim.errors import InputError
 
@@ -28,13 +28,15 @@ HEAVY = {"gender": 0.7, "age": 0.7, "muscle": 0.2, "weight": 1.0, "height": 0.5,
 
 def main(argv: list[str]) -> int:
     args = _parse(argv)
-    people = [Performer(Body(HEAVY)), *(Performer(Body(make_identity(i).phenotype)) for i in range(args.bodies - 1))]
+    bodies = [Body(HEAVY), *(Body(make_identity(i).phenotype) for i in range(args.bodies - 1))]
+    if args.exaggerated:
+        bodies = [Body(make_identity(i).phenotype, make_changes(i)) for i in range(args.bodies)]
+    people = [Performer(body) for body in bodies]
     takes = [(kind, seed) for kind in KINDS for seed in range(args.seeds)]
     speeds = np.concatenate([stance_speeds(p, kind, seed) for kind, seed in tqdm(takes, "feet") for p in people])
     inside = HandsInTrunk()
     hits = [inside.frames(p, kind, seed) for kind, seed in tqdm(takes, "hands") for p in people]
     deep, frames = sum(h.sum() for h in hits), sum(h.size for h in hits)
-    sec, count = generation_sec_per_frame(args.motions)
     print(
         f"{len(takes) * len(people)} takes: {len(KINDS)} kinds, {args.seeds} seeds, {len(people)} bodies, 17 frames each"
     )
@@ -43,6 +45,9 @@ def main(argv: list[str]) -> int:
         f"largest {speeds.max():.2f} m/s ({speeds.size} points)"
     )
     print(f"hand vertices inside the trunk: in {deep} of {frames} frames ({100 * deep / frames:.2f} %)")
+    if not args.motions:
+        return 0
+    sec, count = generation_sec_per_frame(args.motions)
     print(
         f"making samples at 128x128, all in: {1000 * sec:.1f} CPU-ms a frame ({count} frames of {args.motions} motions, "
         "rendered, masked, measured, encoded; this process alone)"
@@ -54,11 +59,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     p = cli.parser(__doc__ or "", config=False)
     p.add_argument("--seeds", type=int, default=2, help="motion seeds of every kind (default 2)")
     p.add_argument("--bodies", type=int, default=4, help="bodies, the first of them heavy (default 4)")
-    p.add_argument("--motions", type=int, default=20, help="motions to generate for the speed (default 20)")
+    p.add_argument(
+        "--exaggerated", action="store_true", help="bodies 0, 1, ... with the proportions of level L5 instead"
+    )
+    p.add_argument("--motions", type=int, default=20, help="motions to generate for the speed, 0: none (default 20)")
     args = cli.parse(p, argv)
-    for name in ("seeds", "bodies", "motions"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least 1")
+    for name, least in (("seeds", 1), ("bodies", 1), ("motions", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least {least}")
     return args
 
 

@@ -23,7 +23,7 @@ class SourceConfig:
     )
     generate: str | None = opt(None, "shards: without data=FOLDER, the Doubles configuration that makes them")
     splits: list[str] = opt(["test"], "shards: splits to measure")
-    levels: list[str] = opt([], "shards: only clips of these difficulty levels (L0 to L4); empty = all")
+    levels: list[str] = opt([], "shards: only clips of these difficulty levels (L0 to L5); empty = all")
     pairing: Literal["cross", "self"] = opt(
         "cross", "shards: cross (somebody else drives) or self (the truth drives itself)"
     )

@@ -9,6 +9,7 @@
     KEY.faces.npy            float32 [T,4]: face box x0,y0,x1,y1 in [0,1] of the driving frame (NaN = none)
     KEY.parts.png            part labels of the target frames, stacked from top to bottom (8-bit grey), when known
     KEY.driving_parts.png    the same for the driving frames
+    KEY.expression.npy       float16 [T,52]: facial actions (ARKit's names), the same of driver and target, when known
     KEY.latents.safetensors  optional cache of what a frozen autoencoder says of target and identity (imanim.data.latents)
     KEY.meta.json            schema, fps, size, source, licence, ids and every parameter that made it
 
@@ -44,6 +45,9 @@ JOINT_PARENTS = (1, -1, 1, 2, 3, 1, 5, 6, 1, 8, 9, 1, 11, 12, 0, 0, 14, 15, 13, 
 PARTS = "background skin lips brow sclera iris hair shirt pants skirt shoes teeth tongue".split()
 """Part labels: ``PARTS[label]``; everything above 0 belongs to the person."""
 
+FACIAL_ACTIONS = 52
+"""Values a frame of ``expression``, in the order of data_pipeline.doubles.motions.FACE_ACTIONS."""
+
 
 @dataclass
 class Sample:
@@ -68,6 +72,8 @@ class Sample:
     parts: np.ndarray | None = None
     """uint8 [T,H,W] labels of the target frames."""
     driving_parts: np.ndarray | None = None
+    expression: np.ndarray | None = None
+    """float16 [T,52] in [0,1]: facial actions that driver and target share; None: nobody knows them."""
     truth_left_out: bool = False
     """True: the target's pixels were not read, or are not in the shard (only its latents are)."""
 
@@ -103,7 +109,7 @@ def encode(sample: Sample, *, crf: int = 18) -> dict[str, bytes]:
     }
     if sample.target is not None:
         members["target.mp4"] = write_video(None, sample.target, sample.fps, crf=crf)
-    for name in ("driving_joints", "identity_joints"):
+    for name in ("driving_joints", "identity_joints", "expression"):
         if getattr(sample, name) is not None:
             members[f"{name}.npy"] = _npy(getattr(sample, name))
     for name in ("parts", "driving_parts"):
@@ -114,7 +120,14 @@ def encode(sample: Sample, *, crf: int = 18) -> dict[str, bytes]:
 
 
 REQUIRED = ("driving.mp4", "identity.png", "joints.npy", "faces.npy", "meta.json")
-OPTIONAL = ("target.mp4", "driving_joints.npy", "identity_joints.npy", "parts.png", "driving_parts.png")
+OPTIONAL = (
+    "target.mp4",
+    "driving_joints.npy",
+    "identity_joints.npy",
+    "parts.png",
+    "driving_parts.png",
+    "expression.npy",
+)
 TARGET_DROPPED = "target_dropped"
 """Set in ``meta.json`` when ``target.mp4`` was left out of a shard because its latents are there: not a self pair."""
 
@@ -147,6 +160,7 @@ def decode(key: str, members: Mapping[str, bytes], *, skip: Collection[str] = ()
         target=None if target is None else read_video(target, name=f"sample {key}: target.mp4").frames,
         driving_joints=arrays.get("driving_joints.npy"),
         identity_joints=arrays.get("identity_joints.npy"),
+        expression=arrays.get("expression.npy"),
         parts=_labels(key, "parts.png", members, skip, len(driving)),
         driving_parts=_labels(key, "driving_parts.png", members, skip, len(driving)),
         truth_left_out="target.mp4" in skip or bool(meta.get(TARGET_DROPPED)),
@@ -170,6 +184,7 @@ def check(sample: Sample) -> str | None:
         "faces": (np.float32, (frames, 4)),
         "parts": (np.uint8, (frames, height, width)),
         "driving_parts": (np.uint8, (frames, height, width)),
+        "expression": (np.float16, (frames, FACIAL_ACTIONS)),
     }
     for name, (kind, shape) in expected.items():
         value = getattr(sample, name)
@@ -186,6 +201,8 @@ def check(sample: Sample) -> str | None:
             return f"{name}: infinite coordinates, or visibility outside 0..1"
     if np.isinf(sample.faces).any() or (np.isnan(sample.faces).any(-1) != np.isnan(sample.faces).all(-1)).any():
         return "faces: a box is four finite numbers or four NaN"
+    if sample.expression is not None and not ((sample.expression >= 0) & (sample.expression <= 1)).all():
+        return "expression: a facial action outside 0..1"
     for name in ("parts", "driving_parts"):
         labels = getattr(sample, name)
         if labels is not None and labels.max(initial=0) >= len(PARTS):

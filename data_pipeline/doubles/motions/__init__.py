@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipeline.doubles.motions import exercise, expressive, locomotion  # noqa: F401  (they fill the registry)
-from data_pipeline.doubles.motions.faces import FACE_ACTIONS, make_faces
+from data_pipeline.doubles.motions.faces import FACE_ACTIONS, make_faces, make_strong_faces
 from data_pipeline.doubles.motions.registry import FAMILIES, Draw
 from data_pipeline.doubles.motions.score import Score
 from imanim.errors import InputError
@@ -21,13 +21,14 @@ __all__ = ["FACE_ACTIONS", "KINDS", "Motion", "Score"]
 @dataclass(frozen=True)
 class Motion:
     """One motion, identity free: a pure function of its fields. `frames` at `fps`; a portrait has a busier face
-    and smaller turns of the body."""
+    and smaller turns of the body; with strong_faces it acts at full strength."""
 
     kind: str
     seed: int
     fps: float = 12.0
     frames: int = 17
     portrait: bool = False
+    strong_faces: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in FAMILIES:
@@ -52,6 +53,8 @@ class Motion:
 
     def faces(self) -> np.ndarray:
         """Weights [frames,52] of FACE_ACTIONS in 0..1."""
+        if self.strong_faces:
+            return make_strong_faces(self._rng(3), self.times())
         return make_faces(self._rng(2), self.times(), portrait=self.portrait)
 
 

@@ -71,6 +71,41 @@ def make_faces(rng: np.random.Generator, t: Array, *, portrait: bool) -> Array:
     return np.clip(out, 0, 1).astype(np.float32)
 
 
+def make_strong_faces(rng: np.random.Generator, t: Array) -> Array:
+    """Weights [T,52] in 0..1 at times t [T] seconds, for measuring expression: no neutral face, every expression of a clip
+    another one, the upper half of the face from one of its own, near full strength, lopsided at times, changed within a
+    fifth of a second; speech, blinks and wide glances on top."""
+    names = [name for name in EXPRESSIONS if name != "neutral"]
+    plan = np.stack([_strong(*pair, rng) for pair in zip(rng.permutation(names), rng.permutation(names), strict=True)])
+    x = t / rng.uniform(0.42, 0.55) + rng.uniform(0, 1)
+    j = np.floor(x).astype(int)
+    e = ease((x - j) / 0.4)[:, None]
+    out = plan[j % len(plan)] * (1 - e) + plan[(j + 1) % len(plan)] * e
+    speech = rng.uniform(0.2, 0.4) * (0.5 + 0.5 * np.sin(2 * np.pi * (rng.uniform(2, 3.4) * t + rng.uniform(0, 1))))
+    out[:, _INDEX["jawOpen"]] += speech
+    _glance(out, rng, t, 1.0)
+    blink = np.maximum(0, 1 - np.abs((t + rng.uniform(0, 2)) % rng.uniform(1.0, 1.8) - 0.2) / 0.14)
+    for name in ("eyeBlinkLeft", "eyeBlinkRight"):
+        out[:, _INDEX[name]] = np.maximum(out[:, _INDEX[name]], blink)
+    return np.clip(out, 0, 1).astype(np.float32)
+
+
+_UPPER = np.array([name.startswith(("brow", "eye", "cheekSquint", "nose")) for name in FACE_ACTIONS])
+
+
+def _strong(name: str, upper: str, rng: np.random.Generator) -> Array:
+    """Weights [52]: an expression with the upper face of another one added, both near full strength."""
+    both = np.maximum(expression(name), np.where(_UPPER, expression(upper), 0.0))
+    return _lopsided(np.minimum(both * rng.uniform(1.0, 1.25), 1.0), rng)
+
+
+def _lopsided(weights: Array, rng: np.random.Generator) -> Array:
+    """One in three expressions is weaker on one side of the face."""
+    chosen, side, left = rng.random() < 1 / 3, str(rng.choice(["Left", "Right"])), rng.uniform(0.1, 0.6)
+    weaker = np.array([left if chosen and name.endswith(side) else 1.0 for name in FACE_ACTIONS])
+    return weights * weaker
+
+
 def _glance(out: Array, rng: np.random.Generator, t: Array, reach: float) -> None:
     """Both eyes look the same way: sideways g > 0 is to the body's left."""
     g = reach * np.sin(2 * np.pi * rng.uniform(0.2, 0.5) * t + rng.uniform(0, 6))
