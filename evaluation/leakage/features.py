@@ -36,8 +36,8 @@ _BONE_STEPS = (0.25, 0.5, 0.75)
 class Reading:
     """One driving clip as everything sees it.
 
-    tokens float32 [T,K,D] quantised; codes int [T,K]; code_count N; retargeted float32 [F,gh,gw,Wb] for the one character of
-    the run; joints float32 [T,J,3], the driver's true ones; frames uint8 [T,H,W,3].
+    tokens float32 [T,K,D]; codes int [T,K], all 0 where tokens are not quantised; code_count N; retargeted float32 [F,gh,gw,Wb] for
+    the one character of the run; joints float32 [T,J,3], the driver's true ones; frames uint8 [T,H,W,3].
     """
 
     tokens: np.ndarray
@@ -149,7 +149,8 @@ class Features:
 
     vectors: {representation: float64 [n,D]}. codes int32 [n,T,K]; tokens float32 [n,T,K,D]. frame_joints float64 [n,m,J,2]
     around the neck and in statures (NaN: not in the frame, or unknown) at frames ``frame_numbers`` [m].
-    codebook float32 [N,D]; character: the sample whose person all tokens were retargeted to.
+    codebook float32 [N,D], None for tokens that are not quantised. character: the sample whose person all tokens were retargeted
+    to.
     """
 
     drivers: list[Driver]
@@ -158,7 +159,7 @@ class Features:
     tokens: np.ndarray
     frame_numbers: np.ndarray
     frame_joints: np.ndarray
-    codebook: np.ndarray
+    codebook: np.ndarray | None
     character: str
 
 
@@ -226,7 +227,8 @@ def extract(
                 joints.append(centred_joints(reading.joints, *reading.frames.shape[1:3])[kept])
             bar.update(len(samples))
     stacked = {name: np.stack(rows) for name, rows in vectors.items()}
-    codebook = pipeline.animator.part("codebook").embedding.float().cpu().numpy()
+    quantises = pipeline.animator.config.tokenizer.quantise
+    codebook = pipeline.animator.part("codebook").embedding.float().cpu().numpy() if quantises else None
     arrays = np.stack(codes), np.stack(tokens), kept, np.stack(joints), codebook
     return Features(drivers, stacked, *arrays, character.key)
 
@@ -262,8 +264,8 @@ def _readings(pipeline: AnimationPipeline, samples: Sequence[Sample], identity: 
     with torch.inference_mode():
         motion = animator.motion_tokens(driving)
         tokens = animator.retarget(motion.z, identity.expand(len(samples), -1, -1, -1))
-    assert motion.indices is not None  # a pipeline's model has a codebook
-    z, codes, made = (x.cpu().numpy() for x in (motion.z.float(), motion.indices.int(), tokens.float()))
+    indices = motion.z.new_zeros(motion.z.shape[:-1]) if motion.indices is None else motion.indices
+    z, codes, made = (x.cpu().numpy() for x in (motion.z.float(), indices.int(), tokens.float()))
     count = len(animator.part("codebook").embedding)
     return [Reading(z[i], codes[i], count, made[i], s.joints_of_driver, s.driving) for i, s in enumerate(samples)]
 

@@ -21,7 +21,7 @@ def plant(features: Features, label: Table, share: float, seed: int) -> np.ndarr
     """Moments of tokens that a leaking encoder would give: every token turned towards a direction that the label sets.
 
     Args:
-        share: of the token's squared length that the label takes, in (0,1]. Then the codebook quantises again.
+        share: of the token's squared length that the label takes, in (0,1]. Then the codebook, if there is one, quantises again.
 
     Returns:
         float64 [n,2*K*D] for all clips of the set; rows that the label lacks are 0.
@@ -36,5 +36,6 @@ def plant(features: Features, label: Table, share: float, seed: int) -> np.ndarr
     out = np.zeros((len(features.tokens), 2 * k * d))
     for row, clip, towards in zip(label.rows, tokens, turned):
         leaking = np.sqrt(1 - share) * clip + np.sqrt(share) * towards
-        out[row] = moments(features.codebook[(leaking @ features.codebook.T).argmax(-1)])
+        codebook = features.codebook
+        out[row] = moments(leaking if codebook is None else codebook[(leaking @ codebook.T).argmax(-1)])
     return out

@@ -311,7 +311,8 @@ def _swap(features: Features, how: ProbeSettings) -> dict[str, Any]:
     motions, persons = [d.motion for d in features.drivers], [d.person or d.key for d in features.drivers]
     kept = swap.spread_motions(motions)
     names = [motions[i] for i in kept], [persons[i] for i in kept]
-    tables = {"codes": swap.agreement(features.codes[kept]), "cosine": swap.cosine(features.tokens[kept])}
+    codes = {} if features.codebook is None else {"codes": swap.agreement(features.codes[kept])}
+    tables = {**codes, "cosine": swap.cosine(features.tokens[kept])}
     return {
         name: swap.swap_tokens(alike, *names, bootstrap=how.bootstrap, seed=how.seed) for name, alike in tables.items()
     }
@@ -333,7 +334,7 @@ def _warnings(features: Features, cfg: LeakageConfig) -> list[str]:
         out.append(
             f"{len(people)} people are few to tell a body or its colours by: what is not found may still be there"
         )
-    if len(np.unique(features.codes)) < 2:
+    if features.codebook is not None and len(np.unique(features.codes)) < 2:
         out.append("the tokenizer uses one code for everything; its tokens carry nothing at all")
     return out
 

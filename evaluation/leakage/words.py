@@ -60,6 +60,8 @@ def _swap_sentences(found: Mapping[str, Any]) -> list[str]:
         return [f"Drivers were not swapped: {found['reason']}."]
     out = []
     for name, words in (("codes", "equal codes"), ("cosine", "cosine of tokens")):
+        if name not in found:  # tokens that are not quantised have no codes
+            continue
         one = found[name]
         pull = one["driver_pull"]
         share = f", {100 * pull['value'] / one['motion_pull']:.1f} % of the motion's" if one["motion_pull"] > 0 else ""

@@ -24,7 +24,8 @@ from imanim.models.denoiser import PREDICTIONS, Denoiser
 from imanim.models.expression import Expression
 from imanim.models.joints import JointDecoder, frame_to_square, pad_to_square, read_out, square_to_frame
 from imanim.models.quantizer import Codebook
-from imanim.models.retargeter import Retargeter
+from imanim.models.retargeter import RETARGETERS
+from imanim.models.skeleton import SkeletonReader
 from imanim.models.tokenizer import ENCODERS, MotionDecoder
 from imanim.sequence import Team
 
@@ -75,19 +76,8 @@ class Animator(nn.Module):
         self.tokenizer_encoder = ENCODERS[tk.encoder](tk, cfg.joints) if "tokenizer_encoder" in have else None
         self.codebook = _codebook(config) if "codebook" in have else None
         self.motion_decoder = MotionDecoder(tk, cfg.joints) if "motion_decoder" in have else None
-        self.joint_decoder = (
-            JointDecoder(
-                rt.bottleneck,
-                rt.joint_hidden,
-                cfg.joints,
-                cfg.mask_grid,
-                rt.sub * rt.grid_stride,
-                interpolate=rt.interpolate_positions,
-            )
-            if "joint_decoder" in have
-            else None
-        )
-        self.retargeter = Retargeter(cfg) if "retargeter" in have else None
+        self.joint_decoder = _joint_decoder(config) if "joint_decoder" in have else None
+        self.retargeter = RETARGETERS[rt.kind](cfg) if "retargeter" in have else None
         self.expression = (
             Expression(cfg.expression, cfg.denoiser.width, cfg.denoiser.layers) if "expression" in have else None
         )
@@ -129,9 +119,9 @@ class Animator(nn.Module):
         Every rank of the team must be given the same samples. Raises InputError when there are not enough frames or heads.
         """
         self.config.check_team(team.size)
-        for part in (self.retargeter, self.denoiser):
-            if part is not None:
-                part.share(team)
+        for name in ("retargeter", "denoiser"):
+            if name in self.parts:
+                self.part(name).share(team)
 
     # ----------------------------------------------------------------------------------------------------- flow
 
@@ -146,7 +136,7 @@ class Animator(nn.Module):
         frames = pad_to_square(driving.flatten(0, 1), tk.image_size, antialias=tk.antialias)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.modes["tokenizer_encoder"] == "train"):
             z, features = self.part("tokenizer_encoder")(frames)
-        if not vq:
+        if not (vq and tk.quantise):
             return MotionTokens(z.unflatten(0, batch), None, z.new_zeros(()), features)
         z, indices, commitment = self.part("codebook")(z, generator)
         return MotionTokens(z.unflatten(0, batch), indices.unflatten(0, batch), tk.commitment * commitment, features)
@@ -170,16 +160,25 @@ class Animator(nn.Module):
         return square_to_frame(read_out(logits), height, width)
 
     def retarget(self, z: Tensor, identity_latents: Tensor) -> Tensor:
-        """Retargeted tokens [B,F,gh,gw,Wb] from motion tokens [B,T,K,D] and the character's latents [B,C,h,w]."""
-        return self.part("retargeter")(z, identity_latents)[0]
+        """Retargeted tokens [B,F,gh,gw,Wb] from motion tokens [B,T,K,D] and the character's latents [B,C,h,w].
+
+        With ``retargeter.reference_tokens`` one more latent frame stands ahead: the character image's own pose.
+        """
+        return self.retarget_with_identity(z, identity_latents)[0]
 
     def retarget_with_identity(self, z: Tensor, identity_latents: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`retarget`, and the logits [B,J,rows,cols] of the character image's own joints (auxiliary)."""
-        return self.part("retargeter")(z, identity_latents)
+        part = self.part("retargeter")
+        return part(self.read_motion_joints(z) if part.reads_heatmaps else z, identity_latents)
 
     def read_joints(self, tokens: Tensor, frames: int) -> Tensor:
         """Heatmap logits [B,T,J,gh*sub,gw*sub] on the target frame; ``joints.read_out`` gives frame coordinates."""
-        return self.part("joint_decoder")(tokens, frames)
+        return self.part("joint_decoder")(tokens[:, self.config.retargeter.ahead :], frames)
+
+    def read_reference_joints(self, tokens: Tensor) -> Tensor | None:
+        """The same [B,J,gh*sub,gw*sub] of the character image, from its own tokens; None without ``reference_tokens``."""
+        ahead = self.config.retargeter.ahead
+        return self.part("joint_decoder")(tokens[:, :ahead], 1)[:, 0] if ahead else None
 
     def express(self, driving: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
         """Expression tokens [B,T,Ke,E] and found bool [B,T] of driving frames [B,T,3,H,W] and face boxes [B,T,4]."""
@@ -346,6 +345,15 @@ def _codebook(config: AnimatorConfig) -> Codebook:
     return Codebook(tk.codes, tk.token_dim, decay=tk.code_decay, revive_below=tk.code_revive_below)
 
 
+def _joint_decoder(config: AnimatorConfig) -> nn.Module:
+    rt = config.retargeter
+    sub = rt.sub * rt.grid_stride
+    if rt.kind == "skeleton":
+        return SkeletonReader(config.joints, sub)
+    interpolate = rt.interpolate_positions
+    return JointDecoder(rt.bottleneck, rt.joint_hidden, config.joints, config.mask_grid, sub, interpolate=interpolate)
+
+
 @torch.no_grad()
 def initialise_joint_prior(animator: Animator, joints: Tensor, weight: Tensor) -> None:
     """Starts every heatmap head at the mean heatmap of some joints. Before the engine is built; the same on every rank.
@@ -360,8 +368,8 @@ def initialise_joint_prior(animator: Animator, joints: Tensor, weight: Tensor) -
     if patch_head is not None:
         patch_head.set_prior(square, weight)
     if animator.motion_decoder is not None:
-        animator.motion_decoder.head.set_prior(square, weight)
+        animator.part("motion_decoder").head.set_prior(square, weight)
     if animator.joint_decoder is not None:
-        animator.joint_decoder.head.set_prior(xy, weight)
+        animator.part("joint_decoder").set_prior(xy, weight)
     if animator.retargeter is not None:
-        animator.retargeter.identity.head.set_prior(xy, weight)
+        animator.part("retargeter").set_prior(xy, weight)

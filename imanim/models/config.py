@@ -29,14 +29,17 @@ def _positive(cfg: object, *names: str) -> list[str]:
 class TokenizerConfig:
     """Motion tokenizer and motion decoder (docs/method.md, stage 1)."""
 
-    encoder: Literal["conv", "titok"] = opt(
-        "conv", "conv: a small ViT on a convolutional stem; titok: the paper's, laid out as the authors released it"
+    encoder: Literal["conv", "titok", "grid"] = opt(
+        "conv",
+        "conv: a small ViT on a convolutional stem; titok: the paper's, laid out as the authors released it; grid: conv without "
+        "latent tokens, every patch is a motion token (an ablation)",
     )
     image_size: int = opt(96, "side S of the padded square frame the encoder sees, in pixels")
     stem_patch: int = opt(
         4, "kernel and stride of the first convolution; 16 with stem_convs=0 is a plain ViT patch embedding"
     )
     stem_convs: int = opt(2, "3x3 stride-2 convolutions after it; a patch is stem_patch * 2**stem_convs pixels")
+    stem_blocks: int = opt(0, "conv: residual 3x3 convolutions before each of them")
     stem_padding: tuple[int, int] = opt((0, 0), "titok: zeros above/below and beside the frame; the release has [4, 2]")
     antialias: bool = opt(True, "smooth a frame that shrinks to image_size; the release does not")
     patch_head: bool = opt(
@@ -51,6 +54,9 @@ class TokenizerConfig:
     tokens: int = opt(16, "motion tokens a frame, K")
     token_dim: int = opt(12, "dimension of a motion token, D")
     codes: int = opt(512, "codebook entries, N")
+    quantise: bool = opt(
+        True, "motion tokens become codes; false: they stay continuous and the codebook is not used (an ablation)"
+    )
     commitment: float = opt(0.25, "weight of the commitment loss")
     code_decay: float = opt(0.98, "decay of the codebook's moving averages, per training step")
     code_revive_below: float = opt(0.1, "a code used less than this fraction of the mean use is revived from data")
@@ -72,6 +78,8 @@ class TokenizerConfig:
             return found
         found += _divides("image_size", self.image_size, "the patch", self.stem_patch * 2**self.stem_convs)
         found += self._encoder_problems()
+        if self.stem_blocks < 0:
+            found.append(f"stem_blocks: {self.stem_blocks} must not be negative")
         found += _divides("width", self.width, "heads", self.heads)
         found += _divides("decoder_width", self.decoder_width, "heads", self.heads)
         found += _divides("heatmap", self.heatmap, "decoder_grid", self.decoder_grid)
@@ -81,11 +89,16 @@ class TokenizerConfig:
         return found
 
     def _encoder_problems(self) -> list[str]:
-        if self.encoder == "conv":
-            return [] if not any(self.stem_padding) else ["stem_padding: only the encoder titok pads its patches"]
-        found = (
-            [] if self.stem_convs == 0 else [f"stem_convs: {self.stem_convs}, but titok's patches are one layer; set 0"]
-        )
+        if self.encoder != "titok":
+            found = [] if not any(self.stem_padding) else ["stem_padding: only the encoder titok pads its patches"]
+            if self.encoder == "grid" and self.tokens != self.grid**2:
+                found.append(f"tokens: {self.tokens}, but the encoder grid has a token a patch; set {self.grid**2}")
+            return found
+        found = [
+            f"{n}: {getattr(self, n)}, but titok's patches are one layer; set 0"
+            for n in ("stem_convs", "stem_blocks")
+            if getattr(self, n)
+        ]
         if not 0 <= 2 * max(self.stem_padding) < self.stem_patch:
             found.append(f"stem_padding: {list(self.stem_padding)} must stay below half a patch ({self.stem_patch})")
         return found
@@ -95,6 +108,10 @@ class TokenizerConfig:
 class RetargeterConfig:
     """Mask-token retargeter and the joint decoder that reads what leaves it (docs/method.md, stage 2)."""
 
+    kind: Literal["mask_tokens", "identity_tokens", "skeleton"] = opt(
+        "mask_tokens",
+        "what leaves: mask tokens; or, as ablations, the identity tokens themselves, or the driver's joint heatmaps as they are",
+    )
     width: int = opt(192, "width of the retargeter")
     identity_layers: int = opt(2, "layers on the identity tokens alone, run once a clip, before they meet the motion")
     layers: int = opt(
@@ -104,6 +121,11 @@ class RetargeterConfig:
     bottleneck: int = opt(64, "width Wb of the retargeted tokens: all that leaves")
     grid_stride: int = opt(1, "DiT tokens a side that share one mask token; 2 is four times cheaper")
     modulation: bool = opt(True, "scale and shift the mask tokens by their latent frame's motion: learns much sooner")
+    reference_tokens: bool = opt(
+        False,
+        "the character image gets tokens of its own pose from the same bottleneck, which the DiT adds to its reference frame: "
+        "what belongs where is then said in one language for the image and the clip",
+    )
     temporal: bool = opt(True, "attention over time; off only to study one latent frame at a time")
     sub: int = opt(4, "heatmap cells a side in one retargeted token")
     joint_hidden: int = opt(192, "hidden width of the joint decoder")
@@ -111,6 +133,11 @@ class RetargeterConfig:
     interpolate_positions: bool = opt(
         False, "stretch positions over a larger grid or a longer clip than configured; false refuses these"
     )
+
+    @property
+    def ahead(self) -> int:
+        """Latent frames of retargeted tokens ahead of the clip's: the character image's own, or none."""
+        return int(self.reference_tokens)
 
     def problems(self) -> list[str]:
         found = _positive(self, "width", "layers", "heads", "bottleneck", "grid_stride", "sub", "joint_hidden")
@@ -177,6 +204,12 @@ class DenoiserConfig:
         True,
         "prediction x0: the network answers with the difference to the reference's latents, so it starts at the still character",
     )
+    outlet_blocks: int = opt(
+        0,
+        "residual 3x3 convolutions over the output's latents, which see across the DiT's tokens: a small DiT paints a token by "
+        "itself, in blocks",
+    )
+    outlet_width: int = opt(96, "their width")
     gradient_checkpointing: bool = opt(
         False, "recompute the DiT blocks in the backward pass: less memory, a third more time"
     )
@@ -226,6 +259,10 @@ class DenoiserConfig:
                 f"text_tokens: {self.text_tokens}, but a DiT with image_dim takes everything beyond {WAN_TEXT_TOKENS} for the "
                 f"image's; set {WAN_TEXT_TOKENS}"
             )
+        if self.outlet_blocks < 0:
+            found.append(f"outlet_blocks: {self.outlet_blocks} must not be negative")
+        if self.outlet_width < 1:
+            found.append(f"outlet_width: {self.outlet_width} must be at least 1")
         if self.sampling_shift <= 0:
             found.append(f"sampling_shift: {self.sampling_shift} must be above 0")
         low, high = self.sigma_range
@@ -305,4 +342,19 @@ class AnimatorConfig:
             found.append(f"frames: {self.frames} is not 4n+1; use {max(1, (self.frames - 1) // 4 * 4 + 1)}")
         if self.fps <= 0:
             found.append(f"fps: {self.fps} must be above 0")
-        return found
+        return found + self._kind_problems()
+
+    def _kind_problems(self) -> list[str]:
+        """What does not go together with ``retargeter.kind``."""
+        rt = self.retargeter
+        heatmaps = clock.STRIDE * self.joints * (rt.sub * rt.grid_stride) ** 2
+        if rt.kind == "skeleton" and rt.bottleneck != heatmaps:
+            return [
+                f"retargeter.bottleneck: {rt.bottleneck}, but kind skeleton hands on {clock.STRIDE} heatmaps a joint; "
+                f"set {heatmaps}"
+            ]
+        if rt.kind == "skeleton" and rt.reference_tokens:
+            return ["retargeter.reference_tokens: true, but kind skeleton knows the driver's pose alone; set false"]
+        if rt.kind == "identity_tokens" and rt.grid_stride != 1:
+            return [f"retargeter.grid_stride: {rt.grid_stride}, but identity tokens lie on the DiT's grid; set 1"]
+        return []

@@ -19,6 +19,7 @@ from imanim.errors import InputError
 from imanim.models import wan
 from imanim.models.conditioning import ImageCondition, prompt_embedding
 from imanim.models.config import AnimatorConfig
+from imanim.models.layers import ConvBlock
 from imanim.sequence import Team
 
 TIMESTEPS = 1000.0
@@ -46,13 +47,14 @@ class Denoiser(nn.Module):
     def __init__(self, cfg: AnimatorConfig, *, from_base: bool = False):
         super().__init__()
         dn = cfg.denoiser
-        self.cfg, self.stride = dn, cfg.retargeter.grid_stride
+        self.cfg, self.stride, self.ahead = dn, cfg.retargeter.grid_stride, cfg.retargeter.ahead
         self.transformer = wan.build(cfg, from_base=from_base)
         self.token_inlet = wan.zero(nn.Linear(cfg.retargeter.bottleneck, dn.width))
         self.reference_inlet = (
             wan.zero(nn.Conv2d(cfg.latent_channels, dn.width, dn.patch, dn.patch)) if dn.reference_inlet else None
         )
         self.reference_skip = nn.Parameter(torch.ones(cfg.latent_channels)) if dn.reference_skip else None
+        self.outlet = Outlet(cfg.latent_channels, dn.outlet_width, dn.outlet_blocks) if dn.outlet_blocks else None
         # Kept with the weights: whoever runs the model needs no text encoder.
         self.register_buffer("text", _text(cfg, from_base))
         self.register_buffer("base_fingerprint", _fingerprint(cfg, from_base))
@@ -92,7 +94,7 @@ class Denoiser(nn.Module):
             sigma: [B] in [0,1].
             identity_latents: the character image's latents [B,C,h,w]: a clean latent frame ahead of the clip (time position 0,
                 timestep 0 with ``expand_timesteps``, else the clip's; dropped from the output).
-            tokens: retargeted tokens [B,F,gh,gw,Wb].
+            tokens: retargeted tokens [B,F,gh,gw,Wb]; [B,1+F,gh,gw,Wb] with ``retargeter.reference_tokens``.
             after_block: called with a block's number, the clip's tokens [B,F,gh*gw,E] after it and which latent frames they are
                 (all, or a team's rank's), returns them changed: where the expression blocks come in. The reference frame's
                 tokens are not shown.
@@ -132,7 +134,7 @@ class Denoiser(nn.Module):
         out = self.team.join(out, 2, 1 + frames)[:, :, 1:]
         if self.reference_skip is not None:
             out = out + (self.reference_skip.view(-1, 1, 1) * identity_latents).unsqueeze(2)
-        return out
+        return out if self.outlet is None else out + self.outlet(out, noisy, identity_latents, sigma)
 
     @property
     def team(self) -> Team:
@@ -177,14 +179,13 @@ class Denoiser(nn.Module):
         return torch.cat([latents, mask, image.still.to(latents)], 1)
 
     def _inlet(self, identity_latents: Tensor, tokens: Tensor | None, clip: range, reference: bool) -> Tensor | None:
-        """What is added to the embedded patches of some latent frames [B,f*gh*gw,E]; nothing to the reference frame's, if it is
-        ahead of them."""
+        """What is added to the embedded patches of some latent frames [B,f*gh*gw,E]; to the reference frame's, if it is ahead of
+        them, its own pose where the retargeter says it, else nothing."""
         added: Tensor | None = None
+        own: Tensor | None = None
         if tokens is not None:
-            wide = tokens[:, clip.start : clip.stop].to(identity_latents.dtype)
-            if self.stride > 1:
-                wide = wide.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
-            added = self.token_inlet(wide.flatten(2, 3))
+            added = self._tokens_in(tokens[:, self.ahead + clip.start : self.ahead + clip.stop], identity_latents.dtype)
+            own = self._tokens_in(tokens[:, : self.ahead], identity_latents.dtype) if self.ahead else None
         if self.reference_inlet is not None:
             still = (
                 self.reference_inlet(identity_latents).flatten(2).transpose(1, 2)[:, None].expand(-1, len(clip), -1, -1)
@@ -192,7 +193,15 @@ class Denoiser(nn.Module):
             added = still if added is None else added + still
         if added is None:
             return None
-        return (torch.cat([torch.zeros_like(added[:, :1]), added], 1) if reference else added).flatten(1, 2)
+        own = torch.zeros_like(added[:, :1]) if own is None else own
+        return (torch.cat([own, added], 1) if reference else added).flatten(1, 2)
+
+    def _tokens_in(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """Retargeted tokens [B,f,gh,gw,Wb] on the DiT's grid and at its width [B,f,P,E]."""
+        wide = tokens.to(dtype)
+        if self.stride > 1:
+            wide = wide.repeat_interleave(self.stride, 2).repeat_interleave(self.stride, 3)
+        return self.token_inlet(wide.flatten(2, 3))
 
     def _check_attention(self, device: torch.device, dtype: torch.dtype) -> None:
         name = self.cfg.attention
@@ -200,6 +209,28 @@ class Denoiser(nn.Module):
             autocast = torch.is_autocast_enabled(device.type)
             used = torch.get_autocast_dtype(device.type) if autocast else dtype
             wan.check_attention(name, device, used, self.training and torch.is_grad_enabled())
+
+
+class Outlet(nn.Module):
+    """What convolutions over the latents add to the DiT's output; nothing at the start (docs/method.md, "Ours").
+
+    A DiT token answers for patch x patch latents by itself. Here neighbours see each other's answers, what is noisy there, and the
+    character at the same place.
+    """
+
+    def __init__(self, channels: int, width: int, blocks: int):
+        super().__init__()
+        self.enter = nn.Conv2d(3 * channels + 1, width, 3, 1, 1)
+        self.blocks = nn.Sequential(*(ConvBlock(width) for _ in range(blocks)))
+        self.leave = wan.zero(nn.Conv2d(width, channels, 3, 1, 1))
+
+    def forward(self, out: Tensor, noisy: Tensor, identity_latents: Tensor, sigma: Tensor) -> Tensor:
+        """The DiT's output [B,C,F,h,w], the noisy latents, the character's [B,C,h,w] and sigma [B] to [B,C,F,h,w]."""
+        still = identity_latents.unsqueeze(2).expand_as(out)
+        level = sigma.to(out).view(-1, 1, 1, 1, 1).expand(-1, 1, *out.shape[2:])
+        frames = torch.cat([out, noisy.to(out), still.to(out), level], 1).transpose(1, 2)
+        x = self.blocks(self.enter(frames.flatten(0, 1)))
+        return self.leave(nn.functional.gelu(x)).unflatten(0, frames.shape[:2]).transpose(1, 2)
 
 
 def _text(cfg: AnimatorConfig, from_base: bool) -> Tensor | None:

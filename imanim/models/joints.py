@@ -177,6 +177,10 @@ class JointDecoder(nn.Module):
         self.position = table(grid[0] * grid[1], hidden)
         self.head = HeatmapHead(hidden, joints, grid, sub, slots=clock.STRIDE)
 
+    def set_prior(self, xy: Tensor, weight: Tensor) -> None:
+        """As :meth:`HeatmapHead.set_prior`, frame coordinates."""
+        self.head.set_prior(xy, weight)
+
     def forward(self, tokens: Tensor, frames: int) -> Tensor:
         """Tokens [B,F,gh,gw,Wb] to logits [B,T,J,gh*sub,gw*sub] for T = ``frames``.
 
@@ -192,7 +196,10 @@ class JointDecoder(nn.Module):
         )
         heat = self.head(self.to_hidden(tokens.flatten(0, 1).flatten(1, 2)) + position, (gh, gw))
         heat = heat.unflatten(0, (batch, latents)).flatten(1, 2)
-        places = [
-            f * clock.STRIDE + s for f, row in enumerate(clock.slots(frames)) for s, t in enumerate(row) if t >= 0
-        ]
-        return heat[:, torch.tensor(places, device=heat.device)]
+        return heat[:, torch.tensor(taken_slots(frames), device=heat.device)]
+
+
+def taken_slots(frames: int) -> list[int]:
+    """Where T = ``frames`` pixel frames lie among the four slots of each latent frame, one after another: [3, 4, 5, ...]."""
+    slots = enumerate(clock.slots(frames))
+    return [f * clock.STRIDE + s for f, row in slots for s, t in enumerate(row) if t >= 0]

@@ -61,6 +61,18 @@ class Block(nn.Module):
         return x + self.ffn(self.norm_ffn(x))
 
 
+class ConvBlock(nn.Module):
+    """Residual 3x3 convolution, [M,E,rows,columns] to the same."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width)
+        self.conv = nn.Conv2d(width, width, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.gelu(self.norm(x)))
+
+
 def sinusoids(positions: Tensor, width: int) -> Tensor:
     """Fixed embeddings of positions [n], which need not be whole numbers: [n,width]."""
     half = (width + 1) // 2  # a sine's RMS is 0.7

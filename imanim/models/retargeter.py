@@ -12,6 +12,8 @@ ones take the first of them; larger ones are refused unless ``retargeter.interpo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -21,6 +23,7 @@ from imanim.errors import InputError
 from imanim.models.config import AnimatorConfig
 from imanim.models.joints import HeatmapHead
 from imanim.models.layers import Attention, Block, FeedForward, Grid, positions_on, sinusoids, table, times_on
+from imanim.models.skeleton import SkeletonRetargeter
 from imanim.sequence import ALONE, Team
 
 
@@ -95,6 +98,8 @@ class Retargeter(nn.Module):
     """Motion tokens [B,T,K,D] and identity latents [B,C,h,w] to retargeted tokens [B,F,gh,gw,Wb]."""
 
     team: Team = ALONE
+    reads_heatmaps = False
+    """Whether it takes the motion decoder's heatmaps in place of motion tokens."""
 
     def __init__(self, cfg: AnimatorConfig):
         super().__init__()
@@ -115,6 +120,8 @@ class Retargeter(nn.Module):
         )
         self.norm = nn.LayerNorm(rt.width)
         self.to_bottleneck = nn.Linear(rt.width, rt.bottleneck)
+        self.stride = rt.grid_stride
+        self.reference = nn.Linear(rt.width, rt.width) if rt.reference_tokens else None
 
     def forward(self, z: Tensor, identity_latents: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the retargeter.
@@ -124,7 +131,8 @@ class Retargeter(nn.Module):
             identity_latents: [B,C,h,w]; gh = h / (patch * grid_stride), gw alike.
 
         Returns:
-            retargeted tokens [B,F,gh,gw,Wb] and the logits [B,J,rows,cols] of the character image's own joints.
+            retargeted tokens [B,F,gh,gw,Wb], with ``reference_tokens`` one latent frame more ahead of them, the character image's
+            own pose; and the logits [B,J,rows,cols] of the character image's own joints.
 
         Raises:
             InputError: h or w do not divide, the grid or the clip is larger than configured (see ``layers.positions_on``), or T is
@@ -136,21 +144,40 @@ class Retargeter(nn.Module):
         frames = motion.shape[1]
         times = times_on(frames, self.latent_frames, interpolate=self.interpolate, device=z.device)
         when = sinusoids(times, motion.shape[-1]).to(motion.dtype)[None, :, None]
-        position = positions_on(self.mask_position, self.grid, grid, interpolate=self.interpolate, what="mask tokens")
         mine = self.team.span(frames)
         motion, when = motion[:, mine.start : mine.stop], when[:, mine.start : mine.stop]
-        mask = (self.mask_token + position + when).expand(len(z), -1, -1, -1)
-        x = torch.cat([identity[:, None].expand(-1, len(mine), -1, -1), motion + when, mask], 2)
+        still, leaving = self._still_and_leaving(identity, when, grid)
+        x = torch.cat([still, motion + when, leaving], 2)
         for layer in self.layers:
             recompute = self.checkpointing and torch.is_grad_enabled()
-            given = (x, identity.shape[1], self.team, frames)
+            given = (x, still.shape[2], self.team, frames)
             x = checkpoint(layer, *given, use_reentrant=False) if recompute else layer(*given)
-        out = self.to_bottleneck(self.norm(x[:, :, -len(position) :]))
-        return self.team.join(out, 1, frames).unflatten(2, grid), identity_heat
+        out = self.to_bottleneck(self.norm(x[:, :, -leaving.shape[2] :]))
+        tokens = self.team.join(out, 1, frames).unflatten(2, grid)
+        if self.reference is not None:
+            tokens = torch.cat([self._reference(identity, grid), tokens], 1)
+        return tokens, identity_heat
+
+    def _still_and_leaving(self, identity: Tensor, when: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Tokens that stay inside and those that leave, [B,f,P,E] and [B,f,gh*gw,E], of the latent frames at ``when`` [1,f,1,E]."""
+        position = positions_on(self.mask_position, self.grid, grid, interpolate=self.interpolate, what="mask tokens")
+        mask = (self.mask_token + position + when).expand(len(identity), -1, -1, -1)
+        return identity[:, None].expand(-1, when.shape[1], -1, -1), mask
+
+    def set_prior(self, xy: Tensor, weight: Tensor) -> None:
+        """As ``HeatmapHead.set_prior``, frame coordinates."""
+        self.identity.head.set_prior(xy, weight)
 
     def share(self, team: Team) -> None:
         """From now on the ranks of ``team`` share a clip's latent frames. They must all be given the same."""
         self.team = team
+
+    def _reference(self, identity: Tensor, grid: Grid) -> Tensor:
+        """The character image's pose in the retargeted tokens' language: identity tokens [B,P,E] to [B,1,gh,gw,Wb]."""
+        assert self.reference is not None
+        s = self.stride
+        x = self.reference(identity).unflatten(1, (grid[0], s, grid[1], s)).mean((2, 4))
+        return self.to_bottleneck(self.norm(x)).unsqueeze(1)
 
     def _mask_grid(self, latents: Tensor) -> Grid:
         height, width = latents.shape[-2:]
@@ -171,3 +198,25 @@ class Retargeter(nn.Module):
         vectors = torch.cat([vectors, self.no_frame.expand(len(z), 1, -1)], 1)
         index = torch.tensor(clock.slots(z.shape[1]), device=z.device)  # -1 is the last: the vector for no frame
         return vectors[:, index] + self.slot
+
+
+class IdentityRetargeter(Retargeter):
+    """No mask tokens: the identity tokens go through the layers in their place, and leave. An ablation: whatever the character's
+    image shows, its pose too, has a way into the video."""
+
+    def __init__(self, cfg: AnimatorConfig):
+        super().__init__(cfg)
+        del self.mask_token, self.mask_position
+
+    def _still_and_leaving(self, identity: Tensor, when: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        leaving = identity[:, None] + when
+        return leaving[:, :, :0], leaving
+
+
+RETARGETERS: dict[str, Callable[[AnimatorConfig], nn.Module]] = {
+    "mask_tokens": Retargeter,
+    "identity_tokens": IdentityRetargeter,
+    "skeleton": SkeletonRetargeter,
+}
+"""By ``retargeter.kind``. Each maps motion and identity latents to (retargeted tokens, the character image's joint logits), says
+what it reads (``reads_heatmaps``), and has ``share`` and ``set_prior``."""

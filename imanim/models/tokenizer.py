@@ -16,16 +16,17 @@ from torch.nn import functional as F
 
 from imanim.models.config import TokenizerConfig
 from imanim.models.joints import HeatmapHead
-from imanim.models.layers import Block, table
+from imanim.models.layers import Block, ConvBlock, table
 from imanim.models.titok import TiTokEncoder
 
 
-def stem(patch: int, convs: int, width: int) -> nn.Sequential:
-    """Pixels to patch tokens: a patch convolution, then ``convs`` 3x3 stride-2 ones. [M,3,S,S] to [M,width,g,g]."""
+def stem(patch: int, convs: int, width: int, blocks: int = 0) -> nn.Sequential:
+    """Pixels to patch tokens: a patch convolution, then ``convs`` 3x3 stride-2 ones, each but the last followed by ``blocks``
+    residual ones, so that an edge is found before it is halved away. [M,3,S,S] to [M,width,g,g]."""
     widths = [max(24, width >> (convs - i)) for i in range(convs)] + [width]
     layers: list[nn.Module] = [nn.Conv2d(3, widths[0], patch, patch)]
     for before, after in zip(widths, widths[1:]):
-        layers += [nn.GELU(), nn.Conv2d(before, after, 3, 2, 1)]
+        layers += [*(ConvBlock(before) for _ in range(blocks)), nn.GELU(), nn.Conv2d(before, after, 3, 2, 1)]
     return nn.Sequential(*layers)
 
 
@@ -35,7 +36,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, cfg: TokenizerConfig, joints: int):
         super().__init__()
         self.tokens = cfg.tokens
-        self.stem = stem(cfg.stem_patch, cfg.stem_convs, cfg.width)
+        self.stem = stem(cfg.stem_patch, cfg.stem_convs, cfg.width, cfg.stem_blocks)
         self.position = table(cfg.grid**2, cfg.width)
         self.latent_tokens = table(cfg.tokens, cfg.width)
         self.blocks = nn.ModuleList(Block(cfg.width, cfg.heads) for _ in range(cfg.layers))
@@ -54,6 +55,22 @@ class ConvEncoder(nn.Module):
             x = block(x)
         x = self.norm(x)
         return F.normalize(self.to_token(x[:, : self.tokens]).float(), dim=-1), x[:, self.tokens :]
+
+
+class GridEncoder(ConvEncoder):
+    """Without latent tokens: every patch is a motion token, K = g*g, each at its place in the picture."""
+
+    def __init__(self, cfg: TokenizerConfig, joints: int):
+        super().__init__(cfg, joints)
+        del self.latent_tokens
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """As :class:`ConvEncoder`'s."""
+        x = self.stem((frames * 2 - 1).to(self.position.dtype)).flatten(2).transpose(1, 2) + self.position
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return F.normalize(self.to_token(x).float(), dim=-1), x
 
 
 class MotionDecoder(nn.Module):
@@ -78,6 +95,10 @@ class MotionDecoder(nn.Module):
         return self.head(x[:, z.shape[1] :])[:, 0]
 
 
-ENCODERS: dict[str, Callable[[TokenizerConfig, int], nn.Module]] = {"conv": ConvEncoder, "titok": TiTokEncoder}
+ENCODERS: dict[str, Callable[[TokenizerConfig, int], nn.Module]] = {
+    "conv": ConvEncoder,
+    "titok": TiTokEncoder,
+    "grid": GridEncoder,
+}
 """By ``tokenizer.encoder``. Each maps square frames [M,3,S,S] to (unit tokens [M,K,D], patch features [M,g*g,E]) and has a
 ``patch_head`` (or None)."""

@@ -245,6 +245,9 @@ def _retarget_losses(
     joint_loss = heatmap_loss(heat, truth[..., :2], weight, coordinates=at.cfg.coordinates)
     own = batch["identity_joints"][..., :2]
     own_loss = heatmap_loss(identity_heat, own, own_weight, coordinates=at.cfg.coordinates)
+    reference = at.animator.read_reference_joints(tokens)
+    if reference is not None:
+        own_loss = own_loss + heatmap_loss(reference, own, own_weight, coordinates=at.cfg.coordinates)
     terms = {
         "heatmap": joint_loss,
         "identity_heatmap": own_loss,

@@ -18,21 +18,23 @@ from imanim.models.conditioning import ImageCondition
 SIZES = (1, 2, 3)
 PARTS = ("retargeter", "expression", "denoiser")
 CASES = {
-    "wan2.1-1.3b": {},
+    "wan2.1-1.3b": {"outlet_blocks": 1, "outlet_width": 8},
     "wan2.1-i2v-14b": {},
-    "wan2.2-5b": {"gradient_checkpointing": True},
+    "wan2.2-5b": {"gradient_checkpointing": True, "reference_tokens": True},
     "wan2.2-i2v-a14b-low": {"expression_every": 1},
 }
-"""One of each kind: plain; image features; a timestep a token; a still video without features."""
+"""One of each kind: plain, with convolutions behind; image features; a timestep a token, tokens for the reference frame; a still
+video without features."""
 
 
 def build(name: str) -> Animator:
     """A family with four heads and 1 + 3 latent frames, so that neither divides by three, and no inlet closed."""
     settings = dict(CASES[name])
-    every = settings.pop("expression_every", 2)
+    every, reference = settings.pop("expression_every", 2), settings.pop("reference_tokens", False)
     config = family(name, heads=4, **settings)
     config.expression.every = every
-    config.retargeter.gradient_checkpointing = bool(settings)
+    config.retargeter.gradient_checkpointing = settings.get("gradient_checkpointing", False)
+    config.retargeter.reference_tokens = reference
     torch.manual_seed(0)
     animator = Animator(config, PARTS)
     for parameter in animator.parameters():

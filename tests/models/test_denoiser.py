@@ -97,3 +97,25 @@ def test_it_runs_in_bfloat16_and_under_autocast():
         with torch.autocast("cpu", torch.bfloat16, enabled=kind == "autocast"):
             out = (model.bfloat16() if kind == "weights" else model)(noisy, sigma, reference, tokens)
         assert torch.nn.functional.cosine_similarity(out.float().flatten(), exact.flatten(), 0) > 0.99
+
+
+def test_the_outlet_is_closed_at_first_and_sees_across_the_borders_of_tokens_within_a_latent_frame():
+    torch.manual_seed(0)
+    cfg = mini(prediction="velocity", reference_skip=False, outlet_blocks=1, outlet_width=8)
+    noisy, sigma, reference, tokens = _inputs()
+    with torch.no_grad():
+        model, _ = _denoiser(cfg)
+        closed = model(noisy, sigma, reference, tokens)
+        without = Denoiser(mini(prediction="velocity", reference_skip=False)).eval()
+        missing, unexpected = without.load_state_dict(model.state_dict(), strict=False)
+        assert not missing and all(name.startswith("outlet.") for name in unexpected)
+        assert torch.equal(closed, without(noisy, sigma, reference, tokens))
+        torch.nn.init.normal_(model.outlet.leave.weight)
+        assert not torch.allclose(model(noisy, sigma, reference, tokens), closed)
+        out = torch.zeros(1, C, F, 4, 2)
+        spot = out.clone()
+        spot[0, :, 1, 1, 0] = 1.0  # the last row of the upper token, in one latent frame
+        args = (torch.zeros_like(out), torch.zeros(1, C, 4, 2), torch.zeros(1))
+        changed = (model.outlet(spot, *args) - model.outlet(out, *args)).abs().amax((0, 1))
+    assert changed[1, 2].gt(0).all(), "the token below hears of it"
+    assert changed[[0, 2]].eq(0).all(), "other latent frames do not"

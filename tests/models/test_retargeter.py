@@ -40,9 +40,13 @@ def built(height: int = 32, width: int = 16, **retargeter: object) -> Retargeter
 
 @pytest.fixture
 def animator() -> Animator:
+    return wide_open(sized())
+
+
+def wide_open(cfg: AnimatorConfig) -> Animator:
     """Every inlet wide open, so that whatever can flow does."""
     torch.manual_seed(0)
-    animator = Animator(sized()).eval()
+    animator = Animator(cfg).eval()
     for name, parameter in animator.named_parameters():
         if parameter.ndim > 1 or name.endswith("gate"):
             nn.init.normal_(parameter, std=0.3)
@@ -118,6 +122,40 @@ def test_with_the_bottleneck_held_another_pose_changes_not_a_bit(animator: Anima
     # The expression path has seen the driver alone.
     assert conditions.expression is not None and after_conditions.expression is not None
     assert all(torch.equal(a, b) for a, b in zip(conditions.expression, after_conditions.expression))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_with_reference_tokens_the_character_images_own_pose_joins_the_reference_frame_alone(stride: int):
+    """One latent frame of tokens more, ahead; the clip's tokens are what they were, and the joint decoder reads both."""
+    torch.manual_seed(0)
+    with_own = Animator(sized(64, 32, reference_tokens=True, grid_stride=stride)).eval()
+    without = Animator(sized(64, 32, grid_stride=stride)).eval()
+    for part in ("retargeter", "joint_decoder"):
+        missing, unexpected = without.part(part).load_state_dict(with_own.part(part).state_dict(), strict=False)
+        assert not missing and all(name.startswith("reference.") for name in unexpected)
+    z, identity = unit(B, T, 3, 4), torch.randn(B, C, 8, 4)
+    with torch.no_grad():
+        tokens, plain = with_own.retarget(z, identity), without.retarget(z, identity)
+        assert tokens.shape[1] == 1 + F == 1 + plain.shape[1]
+        torch.testing.assert_close(tokens[:, 1:], plain)
+        torch.testing.assert_close(with_own.read_joints(tokens, T), without.read_joints(plain, T))
+        own = with_own.read_reference_joints(tokens)
+        assert own is not None and own.shape == (B, J, *with_own.read_joints(tokens, T).shape[-2:])
+        assert without.read_reference_joints(plain) is None
+        other = with_own.read_reference_joints(with_own.retarget(z, torch.randn(B, C, 8, 4)))
+        assert (other - own).abs().max() > 1e-3, "it is the image's pose"
+        moved = with_own.read_reference_joints(with_own.retarget(unit(B, T, 3, 4), identity))
+        assert torch.equal(moved, own), "and not the driver's"
+
+
+def test_reference_tokens_change_the_video_through_the_reference_frame():
+    animator = wide_open(sized(reference_tokens=True))
+    noisy, sigma, reference = torch.randn(B, C, F, 4, 2), torch.full((B,), 0.7), torch.randn(B, C, 4, 2)
+    tokens = animator.retarget(unit(B, T, 3, 4), reference)
+    without_own = torch.cat([torch.zeros_like(tokens[:, :1]), tokens[:, 1:]], 1)
+    with torch.no_grad():
+        out, changed = (animator.denoise(noisy, sigma, reference, x) for x in (tokens, without_own))
+    assert (out - changed).abs().max() > 1e-4
 
 
 def test_what_the_bottleneck_cannot_express_does_not_get_out(animator: Animator):
