@@ -32,6 +32,10 @@ class Clip:
     """bool [T,H,W]: the truth's person, a little grown."""
     joints: np.ndarray | None = None
     """float32 [T,20,3], the truth's, as in :mod:`imanim.data.sample`: x,y in [0,1], visibility."""
+    parts: np.ndarray | None = None
+    """uint8 [T,H,W]: the truth's part labels as in :mod:`imanim.data.sample`; known exactly or not at all."""
+    actions: np.ndarray | None = None
+    """float32 [T,A]: the truth's facial actions, :data:`evaluation.instruments.truth.ACTIONS`; portraits of Doubles alone."""
     driving_joints: np.ndarray | None = None
     """float32 [T,20,3] in the driving frames."""
     identity_joints: np.ndarray | None = None

@@ -154,6 +154,8 @@ def clip_of(item: Item, material: Material, made: Made) -> Clip:
         truth=material.truth,
         mask=material.mask,
         joints=material.joints,
+        parts=material.parts,
+        actions=material.actions,
         driving_joints=material.driving_joints,
         identity_joints=material.identity_joints,
         made_joints=told,

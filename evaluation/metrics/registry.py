@@ -22,6 +22,7 @@ MODULES = tuple(
         "legacy_wrong",
         "identity",
         "expression",
+        "doubles",
         "joints",
         "pose",
         "temporal",

@@ -17,8 +17,8 @@ MIN_FRAMES = 2
 class Material:
     """A sample's pictures at the protocol's size and rate, and what is known exactly. T frames of H x W pixels.
 
-    driving uint8 [T,h,w,3]; character uint8 [h,w,3]; truth uint8 [T,H,W,3] or None; mask bool [T,H,W] or None; joints as in
-    :class:`evaluation.clip.Clip`.
+    driving uint8 [T,h,w,3]; character uint8 [h,w,3]; truth uint8 [T,H,W,3] or None; mask bool [T,H,W] or None; joints, parts and
+    actions as in :class:`evaluation.clip.Clip`.
     """
 
     driving: np.ndarray
@@ -27,6 +27,8 @@ class Material:
     truth: np.ndarray | None = None
     mask: np.ndarray | None = None
     joints: np.ndarray | None = None
+    parts: np.ndarray | None = None
+    actions: np.ndarray | None = None
     driving_joints: np.ndarray | None = None
     identity_joints: np.ndarray | None = None
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from evaluation.choosing import spread
+from evaluation.instruments.truth import facial_actions
 from evaluation.metrics import pixels
 from evaluation.protocols.config import ProtocolConfig
 from evaluation.protocols.items import Item, Material
@@ -14,7 +18,7 @@ from imanim.data.sample import Sample, decode
 from imanim.data.shards import ShardSet
 from imanim.errors import InputError
 
-_INPUTS = ("driving.mp4", "target.mp4", "identity.png", "joints.npy", "parts.png")
+_INPUTS = ("driving.mp4", "target.mp4", "identity.png", "joints.npy", "parts.png", "expression.npy")
 _FIXED = {"size": "size", "frames": "number of frames", "fps": "rate"}
 
 
@@ -56,6 +60,8 @@ def _item(protocol: ProtocolConfig, shards: ShardSet, i: int, filmed: bool) -> I
         "motion": name or key,
         "person": meta.get("person"),
         "driver_person": driver,
+        "cell": shards.split,
+        **_gaps(meta, own),
     }
     return Item(
         key=key,
@@ -69,6 +75,33 @@ def _item(protocol: ProtocolConfig, shards: ShardSet, i: int, filmed: bool) -> I
     )
 
 
+def _gaps(meta: Mapping[str, Any], own: bool) -> dict[str, Any]:
+    """How a sample's driver and target differ, as Doubles knows it; empty for other data.
+
+    scale_gap: log of the target's height over the driver's. proportion_gap: spread (standard deviation) of the same log over
+    all body measures, 0 for bodies that differ in size alone; where the metadata has measures. view_gap_deg: between the
+    cameras' directions round the person. exaggerated: the target has proportions that no phenotype gives.
+    """
+    target, driver = meta.get("target"), meta.get("target" if own else "driver")
+    if meta.get("source") != "doubles" or not isinstance(target, dict) or not isinstance(driver, dict):
+        return {}
+    gaps = {
+        "scale_gap": round(math.log(target["height_m"] / driver["height_m"]), 4),
+        "view_gap_deg": round(_angle_between(target["camera"], driver["camera"]), 2),
+        "exaggerated": "exaggeration" in target,
+    }
+    if "measures" in target and "measures" in driver:
+        ratios = [math.log(target["measures"][n] / driver["measures"][n]) for n in sorted(target["measures"])]
+        gaps["proportion_gap"] = round(statistics.pstdev(ratios), 4)
+    return gaps
+
+
+def _angle_between(one: Mapping[str, Any], two: Mapping[str, Any]) -> float:
+    """Degrees between the horizontal directions of two cameras, 0 to 180."""
+    a, b = (math.atan2(c["eye"][0] - c["target"][0], c["target"][1] - c["eye"][1]) for c in (one, two))
+    return abs(math.degrees(math.remainder(a - b, 2 * math.pi)))
+
+
 def _load(protocol: ProtocolConfig, shards: ShardSet, i: int) -> Material:
     sample = decode(*shards.read(i), skip=("driving_parts.png",))
     _check(protocol, sample)
@@ -80,6 +113,8 @@ def _load(protocol: ProtocolConfig, shards: ShardSet, i: int) -> Material:
         truth=sample.truth,
         mask=None if sample.parts is None else pixels.person_mask(sample.parts),
         joints=sample.joints,
+        parts=sample.parts,
+        actions=facial_actions(sample),
         driving_joints=sample.joints if own else sample.joints_of_driver,
         identity_joints=sample.identity_joints,
     )
