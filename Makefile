@@ -1,6 +1,7 @@
 # The commands of the house. Each sets itself up in .venv on first use and again when setup.cfg changes.
 #   make demo    the whole way: data, three training stages, animation, report   make test    every test
 #   make lint    ruff and mypy                                                   make setup   only the environment
+#   make evidence   the benchmark's tables and docs/evidence.md, from seeds (an hour; QUICK=1: ten minutes)
 #
 # PyTorch: the CPU build by default. For a GPU name the index of your CUDA version, as PyTorch's "Get started" page shows it:
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
@@ -16,7 +17,7 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 # More threads than cores slow two ranks down tenfold; whoever knows better sets it.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo evidence test lint format clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -32,6 +33,11 @@ $(VENV)/.ready: setup.cfg pyproject.toml
 
 demo: $(VENV)/.ready
 	$(RUN) $(BIN)/python launchers/demo.py $(DEMO)
+
+# The benchmark from its seeds, the model's scores, docs/evidence.md; QUICK=1: a fifth of it, compared with the kept result.
+evidence: $(VENV)/.ready
+	$(if $(QUICK),,-$(RUN) $(BIN)/python -m imanim.weights import all)
+	$(RUN) $(BIN)/python launchers/evidence.py --config configs/evidence$(if $(QUICK),_quick).yaml $(EVIDENCE)
 
 # Tests of real networks need their weights; without a network those tests are skipped and say so.
 test: $(VENV)/.ready

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from imanim import cli, config
 from imanim.config import opt, req
-from imanim.data.files import read_json, write_atomic, write_json
+from imanim.data.files import write_atomic
 from imanim.errors import InputError
 from imanim.inference import PACKAGED_MODEL, find_model
+from launchers import steps
 
 DESCRIPTION = """Generates people, trains the three stages, animates unseen characters by unseen drivers, measures, reports.
 
@@ -173,57 +170,13 @@ def _deepspeed(ranks: int) -> list[str]:
 
 
 def _run(name: str, command: list[str], output: Path, place: str) -> float:
-    """Runs a step unless this very command was finished before; returns the seconds it took.
-
-    Raises:
-        InputError: the step failed; its own message stands above.
-    """
-    slug = name.replace(" ", "_")
-    record = output / "steps" / f"{slug}.json"
-    fingerprint = hashlib.sha256(json.dumps(command).encode()).hexdigest()
-    known = read_json(record) if record.is_file() else {}
-    if known.get("fingerprint") == fingerprint and known.get("done"):
-        print(f"[{place}] {name}: done before ({known['seconds']:.0f} s)", flush=True)
-        return known["seconds"]
-    if known and known.get("fingerprint") != fingerprint:
-        shutil.rmtree(output / slug, ignore_errors=True)  # of other settings: nothing in it may be continued
-    print(f"\n[{place}] {name}: {' '.join(command)}", flush=True)
-    state: dict[str, Any] = {"command": command, "fingerprint": fingerprint}
-    earlier_sec = known.get("seconds", 0.0) if known.get("fingerprint") == fingerprint else 0.0
-    write_json(record, {**state, "done": False, "seconds": earlier_sec})
-    started = time.monotonic()
-    try:
-        code = _tee([word.replace("{port}", str(_free_port())) for word in command], output / "steps" / f"{slug}.log")
-    finally:
-        seconds = earlier_sec + time.monotonic() - started
-        write_json(record, {**state, "done": False, "seconds": seconds})
-    if code:
-        raise InputError(
-            f"demo: step {name} failed with code {code} (log: {output / 'steps' / slug}.log); mend it, run again"
-        )
-    write_json(record, {**state, "done": True, "seconds": seconds})
-    print(f"[{place}] {name}: {seconds:.0f} s", flush=True)
-    return seconds
+    """Runs a step unless this very command was finished before; returns the seconds it took. Raises InputError: it failed."""
+    # The port is drawn anew each time, so it is no part of what a step is known by.
+    return steps.run(name, command, output, place, started_as=_with_port)
 
 
-def _tee(command: list[str], log: Path) -> int:
-    """Runs a command in the repository's root, showing and keeping what it says; returns its exit code."""
-    # One thread a process: the ranks share the cores (two threads each on two cores are ten times slower).
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONUNBUFFERED": "1"}
-    with open(log, "ab") as kept:
-        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert child.stdout is not None
-        try:
-            while chunk := os.read(child.stdout.fileno(), 65536):
-                kept.write(chunk)
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.flush()
-            return child.wait()
-        except BaseException:
-            # An interrupt reaches the whole foreground group; otherwise the child must not outlive us.
-            child.terminate()
-            child.wait()
-            raise
+def _with_port(command: list[str]) -> list[str]:
+    return [word.replace("{port}", str(_free_port())) for word in command]
 
 
 def _free_port() -> int:

@@ -20,6 +20,8 @@ COMMANDS = {
     "evaluate": "measures a model, or anybody's videos, under a protocol; compares results",
     "export": "writes a trained model as a folder to hand on",
     "weights": "lists, fetches and checks the published networks that data and metrics need",
+    "ablate": "trains and measures variants of the method under one budget",
+    "evidence": "renders the benchmark, measures, probes, and writes the page of evidence; compares two",
     "demo": "data, three stages of training, animation and a report",
     "plan": "forecasts memory, operations and GPUs of a training run",
     "benchmark": "measures steps, loading and memory against plain alternatives",

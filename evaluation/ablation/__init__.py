@@ -1,0 +1,1 @@
+"""Variants of the method, trained and measured under one budget (docs/ablation.md)."""

@@ -1,0 +1,68 @@
+"""The page's section on the ablation, out of what :func:`evaluation.evidence.trim.ablation` keeps."""
+
+from __future__ import annotations
+
+from evaluation import results
+from evaluation.evidence.parts import ARMS_PICTURE, Kept, Page, bold, table
+
+
+def section(page: Page) -> list[str]:
+    """Arms, their numbers over seeds, and the paired differences from the full method."""
+    found = page.kept.get("ablation")
+    if found is None:
+        return ["There is no ablation among the kept files of this run; `imanim ablate` makes one (docs/ablation.md)."]
+    base, columns = found["baseline"], found["columns"]
+    rows, differences = [], []
+    for arm in sorted(found["table"], key=lambda name: name != base):
+        facts, cells = found["arms"][arm], [_over_seeds(found, arm, column) for column in columns]
+        cost = [f"{facts['parameters'] / 1e6:.1f}", f"{facts['cpu_sec'] / 60:.0f}"]
+        rows.append([bold(arm, arm == base), str(facts["about"]), str(facts["seeds"]), *cells, *cost])
+        if arm in found["differences"]:
+            told = [_difference(found, arm, column) for column in columns if column in _compared(found)]
+            differences.append([arm, *told])
+    titles = {column: column_title(found, column) for column in columns}
+    head = ["arm", "what differs", "seeds", *titles.values(), "parameters, M", "CPU minutes"]
+    out = [
+        "Mean over seeds, below it the least and the largest seed.",
+        page.picture(ARMS_PICTURE, "Arms of the ablation"),
+    ]
+    out.append(table(head, rows, left=2))
+    if differences:
+        out.append(
+            f"Gain over `{base}`, paired by clip and seed, 95 % over motions; bold is surely better, *italic surely worse*:"
+        )
+        out.append(table(["arm", *(titles[c] for c in columns if c in _compared(found))], differences))
+    out += [f"Not finished: {m['arm']}, seed {m['seed']} ({m['job']}: {m['state']})." for m in found["missing"]]
+    return [*out, "    imanim ablate --config configs/ablate/plan.yaml"]
+
+
+def column_title(found: Kept, column: str) -> str:
+    """A column of the ablation in words: ``VALUE@LEVEL``, or a leakage's own name."""
+    name, _, group = column.partition("@")
+    known = results.values(found)
+    if name not in known:
+        return column
+    return f"{results.title(known[name])}{f' at {group}' if group else ''} {results.arrow(known[name])}"
+
+
+def _compared(found: Kept) -> set[str]:
+    return {column for columns in found["differences"].values() for column in columns}
+
+
+def _over_seeds(found: Kept, arm: str, column: str) -> str:
+    facts, value = found["table"][arm].get(column), results.values(found).get(column.partition("@")[0])
+    if facts is None:
+        return ""
+    mean, low, high = (
+        f"{facts[key]:.3f}" if value is None else results.number(facts[key], value) for key in ("mean", "low", "high")
+    )
+    return f"{mean} ({low} to {high})"
+
+
+def _difference(found: Kept, arm: str, column: str) -> str:
+    facts, value = found["differences"][arm].get(column), results.values(found)[column.partition("@")[0]]
+    if facts is None:
+        return ""
+    gain, low, high = (results.signed(facts[key], value) for key in ("gain", "low", "high"))
+    told = f"{gain} [{low}, {high}]"
+    return f"*{told}*" if facts["outcome"] == "worse" else bold(told, facts["outcome"] == "better")
