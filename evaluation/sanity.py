@@ -32,7 +32,7 @@ PURPOSE: dict[str, Sequence[str]] = {
     **dict.fromkeys(("fid_clean", "kid_clean"), _PIXELS),
     "fvd_videogpt": (*_PIXELS, "shuffle", "freeze"),
     **dict.fromkeys(("pose_mean_error", "pose_akd"), _ORDER),
-    **dict.fromkeys(("read_joint_error", "read_pck", "mask_iou", "expression_read_error"), _ORDER),
+    **dict.fromkeys(("read_joint_error", "read_moving_error", "read_pck", "mask_iou", "expression_read_error"), _ORDER),
     "colour_error": _PIXELS,
     **dict.fromkeys(("warping_gap", "feature_consistency_gap"), ("noise", "shuffle")),
     "motion_energy_gap": ("noise", "shuffle", "freeze"),

@@ -165,7 +165,7 @@ def clip_of(item: Item, material: Material, made: Made) -> Clip:
 
 
 def joint_values(material: Material, told: np.ndarray | None) -> dict[str, dict[str, float | None]]:
-    """Joint error and PCK of ours and of the training-free guesses; ``tokens`` is the model's own reading of the driver.
+    """Joint errors and PCK of ours and of the training-free guesses; ``tokens`` is the model's own reading of the driver.
 
     Args:
         told: float32 [2,T,20,2], what the model said (:mod:`evaluation.predictions`); None: it said nothing.
@@ -182,15 +182,7 @@ def joint_values(material: Material, told: np.ndarray | None) -> dict[str, dict[
         measured["hold"] = (baselines.hold_joints(own, len(truth)), truth)
         measured["scale_shift"] = (baselines.scale_shift_joints(driver, own, *size), truth)
         measured["bone_length"] = (baselines.bone_length_joints(driver, own, *size), truth)
-    return {
-        name: _finite(
-            {
-                "joint_error": joint_metrics.joint_error(guess, answer, *size),
-                "pck": joint_metrics.pck(guess, answer, *size),
-            }
-        )
-        for name, (guess, answer) in measured.items()
-    }
+    return {name: _finite(joint_metrics.errors(guess, answer, *size)) for name, (guess, answer) in measured.items()}
 
 
 def methods_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

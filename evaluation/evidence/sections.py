@@ -38,7 +38,7 @@ def _by_level(page: Page) -> list[str]:
     levels = [*targets.grid_levels(scores, CELLS), ALL]
     picture = page.picture(LEVEL_PICTURE, "Errors by level, ours beside every baseline")
     out = ["All cells together.", picture]
-    for value in known_values(scores, ["joint_error", "read_joint_error"]):
+    for value in known_values(scores, ["joint_error", "moving_error", "read_joint_error", "read_moving_error"]):
         out.append(_levels_table(scores, CELLS, value, levels))
     return [*out, page.command("scores")]
 
@@ -61,7 +61,7 @@ def _cells(page: Page) -> list[str]:
         return []
     level = headline_group(page)
     out = [f"At {level}."]
-    for value in known_values(scores, ["joint_error", "read_joint_error", "psnr_person"]):
+    for value in known_values(scores, ["joint_error", "moving_error", "read_joint_error", "psnr_person"]):
         rows = []
         for method in methods_of(scores, CELLS, value.name):
             cells = [cell(scores["groups"][split].get(level), method, value) for split in splits]

@@ -43,6 +43,7 @@ class DoublesReader:
 
     values: tuple[Value, ...] = (
         Value("read_joint_error", "joint error, read from the video", "lower", 2, "% of the person's height"),
+        Value("read_moving_error", "joint error of the motion alone, read", "lower", 2, "% of the person's height"),
         Value("read_pck", "PCK, read from the video", "higher", 1, "%"),
         Value("limb_length_error", "limb lengths, read from the video, off by", "lower", 1, "%"),
         Value("mask_iou", "IoU of the read and the true silhouette", "higher"),
@@ -85,7 +86,7 @@ class DoublesReader:
     def measure(self, clip: Clip) -> dict[str, float]:
         """Every value of a clip, NaN without exact truth (video, joints and parts); its parts NaN where there is nothing to see.
 
-        ``read_joint_error``, ``read_pck``: as ``joint_error`` and ``pck`` count them, hidden joints too.
+        ``read_joint_error``, ``read_moving_error``, ``read_pck``: as the values without ``read_`` count them, hidden joints too.
         ``limb_length_error``: mean over limbs of how far their length, as a part of the true one, is off.
         ``colour_error_PART``: mean absolute difference over R, G, B of a part's mean colour over the clip: where the reader sees
         the part in the made video, from where the part is in the true one. ``colour_error``: the mean over the parts there are.
@@ -106,8 +107,7 @@ class DoublesReader:
         parts = at_readers_size(clip.parts)
         size = clip.made.shape[1:3]
         values = {
-            "read_joint_error": joint_metrics.joint_error(made.joints, joints, *size),
-            "read_pck": joint_metrics.pck(made.joints, joints, *size),
+            **{f"read_{name}": value for name, value in joint_metrics.errors(made.joints, joints, *size).items()},
             "limb_length_error": limb_length_error(made.joints, joints, *size),
             "mask_iou": iou(made.person, parts > 0),
             "jitter": shaking(made.joints, joints, *size) - shaking(true.joints, joints, *size),

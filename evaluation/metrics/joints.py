@@ -72,6 +72,18 @@ def joint_error(candidate: np.ndarray, truth: np.ndarray, height: int, width: in
     return float(np.nanmean(off)) if np.isfinite(off).any() else float("nan")
 
 
+def moving_error(candidate: np.ndarray, truth: np.ndarray, height: int, width: int) -> float:
+    """As :func:`joint_error`, after taking away each joint's mean offset over the clip: what is left is wrong motion.
+
+    Another view of the body, or another body, puts joints off in every frame alike; that is in ``joint_error`` alone.
+    """
+    counts = counted(truth)
+    off = np.where(counts[..., None], to_pixels(candidate, height, width) - to_pixels(truth, height, width), 0.0)
+    mean = off.sum(0) / np.maximum(counts.sum(0), 1)[:, None]
+    left = np.linalg.norm(off - mean, axis=-1)[counts]
+    return float(100 * left.mean() / stature(truth, height, width)) if len(left) else float("nan")
+
+
 def pck(candidate: np.ndarray, truth: np.ndarray, height: int, width: int, threshold: float = PCK_PERCENT) -> float:
     """Percentage of correct keypoints: counted joints within ``threshold`` % of the person's height (a hand's breadth)."""
     off = distances(candidate, truth, height, width)
@@ -108,6 +120,7 @@ class JointMetric:
 
     values: tuple[Value, ...] = (
         Value("joint_error", "joint error", "lower", 2, "% of the person's height"),
+        Value("moving_error", "joint error of the motion alone", "lower", 2, "% of the person's height"),
         Value("pck", "PCK", "higher", 1, "%"),
     )
 
@@ -117,11 +130,12 @@ class JointMetric:
             "joints": "20, the method's own",
             "counted": "true joints inside the frame, hidden ones too",
             "unit": "% of nose-neck-hip-knee-ankle, each segment's longest in the clip",
+            "moving": "each joint's mean offset over the clip taken away",
             "pck_percent": PCK_PERCENT,
         }
 
     def measure(self, clip: Clip) -> dict[str, float]:
-        """``joint_error`` and ``pck`` of a clip; NaN where it lacks either joints, or none counts.
+        """``joint_error``, ``moving_error`` and ``pck`` of a clip; NaN where it lacks either joints, or none counts.
 
         Raises:
             InputError: joints of another shape; a method that knows some of the counted joints and not others.
@@ -137,7 +151,17 @@ class JointMetric:
                 " give all of them, or None"
             )
         size = clip.made.shape[1:3]
-        return {"joint_error": joint_error(made, truth, *size), "pck": pck(made, truth, *size)}
+        return errors(made, truth, *size)
+
+
+def errors(made: np.ndarray, truth: np.ndarray, height: int, width: int) -> dict[str, float]:
+    """The metric's values of joints [T,J,2 or 3] against the true ones [T,J,3]."""
+    size = (height, width)
+    return {
+        "joint_error": joint_error(made, truth, *size),
+        "moving_error": moving_error(made, truth, *size),
+        "pck": pck(made, truth, *size),
+    }
 
 
 METRICS = {"joints": MetricSpec(NoSettings, lambda settings, machine: JointMetric())}

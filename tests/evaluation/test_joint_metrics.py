@@ -140,6 +140,28 @@ def test_error_and_pck_are_those_of_plain_loops():
     assert found["pck"] == pytest.approx(100 * np.mean(np.array(off) <= 5)) and 0 < found["pck"] < 100
 
 
+def test_an_offset_that_stays_is_not_in_the_error_of_the_motion():
+    truth = joints(moving(person()))
+    truth[2, 4, :2] = (1.3, 0.5)  # not counted there: its mean offset is that of the other frames
+    own = np.random.default_rng(0).normal(0, 0.05, (1, 20, 2)).astype(np.float32)
+    found = measure(truth[..., :2] + own, truth)
+    assert found["joint_error"] > 3 and found["moving_error"] < 1e-3
+    held = measure(np.repeat(truth[:1, :, :2], 6, 0), truth)
+    assert 0 < held["moving_error"] < held["joint_error"]
+
+
+def test_the_error_of_the_motion_is_that_of_plain_loops():
+    truth = joints(moving(person()))
+    truth[2, 4, :2] = (1.3, 0.5)
+    made = truth[..., :2] + np.random.default_rng(0).normal(0, 0.03, (6, 20, 2))
+    off = []
+    for j in range(20):
+        at = [t for t in range(6) if (t, j) != (2, 4)]
+        moved = [((made[t, j] - truth[t, j, :2]) * (W, H)) for t in at]
+        off += [100 * np.hypot(*(m - np.mean(moved, 0))) / stature(truth, H, W) for m in moved]
+    assert measure(made, truth)["moving_error"] == pytest.approx(np.mean(off), rel=1e-5)
+
+
 def test_a_method_that_does_not_say_where_joints_are_has_no_value():
     truth = joints(moving(person()))
     assert all(np.isnan(v) for found in (measure(None, truth), measure(truth[..., :2], None)) for v in found.values())
