@@ -84,7 +84,7 @@ class Body:
             change = exaggeration.summed(self.changes)
             self.rest_vertices, self.rest_heads = self.rest_vertices + change.vertices, self.rest_heads + change.heads
             self._moments, frames = self._moments + change.moments, frames + change.frames
-        self.rest_frames = nearest_rotations(frames)
+        self.rest_frames = nearest_rotations(frames).astype(np.float32)
         self._set_on_floor()
         # A_b = U_b R_b^T turns a rest bone to the reference A-pose; the root's own turn does not move its children.
         self._to_reference = asset.reference_frames @ self.rest_frames.transpose(0, 2, 1)
@@ -124,7 +124,7 @@ class Body:
         """Shifts the rest state up so that the lowest sole point lies at z=0."""
         sole = self.asset.point_index[:, 0] >= JOINT_COUNT
         weights = self.asset.point_weight
-        lowest = np.array([0, 0, _gather_points(self.asset, self._moments)[JOINT_COUNT:, 2].min()], np.float32)
+        lowest = np.array([0, 0, gather_points(self.asset, self._moments)[JOINT_COUNT:, 2].min()], np.float32)
         assert sole.any()
         self.rest_vertices = (self.rest_vertices - lowest).astype(np.float32)
         self.rest_heads = (self.rest_heads - lowest).astype(np.float32)
@@ -190,7 +190,7 @@ class Body:
         if expressions is not None:
             moments = moments + np.tensordot(expressions.astype(np.float32), asset.moment_expressions, 1)
         parts = (linear[:, bones] @ moments[..., None])[..., 0] + asset.point_weight[:, None] * shift[:, bones]
-        points = _gather_points(asset, parts)
+        points = gather_points(asset, parts)
         return points[:, :JOINT_COUNT], points[:, JOINT_COUNT:]
 
     def _skin(self, linear: FloatArray, shift: FloatArray, expressions: FloatArray | None) -> FloatArray:
@@ -221,14 +221,14 @@ def corner_weights(asset: Asset, phenotype: Mapping[str, float]) -> FloatArray:
     return np.array([np.prod(corner) for corner in itertools.product(*axes)], np.float32)
 
 
-def nearest_rotations(matrices: FloatArray) -> FloatArray:
-    """The rotations [...,3,3] closest to ``matrices`` (orthogonal Procrustes with determinant +1)."""
+def nearest_rotations(matrices: np.ndarray) -> np.ndarray:
+    """The rotations float64 [...,3,3] closest to ``matrices`` (orthogonal Procrustes with determinant +1)."""
     u, _, vt = np.linalg.svd(matrices.astype(np.float64))
     u[..., :, 2] *= np.linalg.det(u @ vt)[..., None]
-    return (u @ vt).astype(np.float32)
+    return u @ vt
 
 
-def _gather_points(asset: Asset, parts: FloatArray) -> FloatArray:
+def gather_points(asset: Asset, parts: np.ndarray) -> np.ndarray:
     """Sums moments [...,P,3] into points [...,20+8,3]; the moments are stored sorted by point."""
     starts = np.flatnonzero(np.diff(asset.point_index[:, 0], prepend=-1))
     return np.add.reduceat(parts, starts, axis=-2)

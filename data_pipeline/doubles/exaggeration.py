@@ -46,13 +46,13 @@ def random_changes(rng: np.random.Generator) -> dict[str, float]:
     return values
 
 
-def summed(values: Mapping[str, float]) -> Change:
-    """The change that features' values make together.
+def summed(values: Mapping[str, float], dtype: type = np.float32) -> Change:
+    """The change that features' values make together, added up in ``dtype``.
 
     Raises:
         InputError: an unknown feature, or a value outside [-1,1].
     """
-    weights = np.zeros(2 * len(FEATURES), np.float32)
+    weights = np.zeros(2 * len(FEATURES), dtype)
     for name, value in values.items():
         if name not in FEATURES:
             raise InputError(f"exaggeration: {name!r} is unknown; choose from {', '.join(FEATURES)}")
@@ -60,7 +60,8 @@ def summed(values: Mapping[str, float]) -> Change:
             raise InputError(f"exaggeration {name}: {value} lies outside [-1,1]; clamp it")
         weights[2 * FEATURES.index(name) + (value < 0)] = abs(value)
     every = load_changes()
-    return Change(*(np.tensordot(weights, getattr(every, n), 1) for n in ("vertices", "heads", "frames", "moments")))
+    arrays = (getattr(every, n).astype(dtype, copy=False) for n in ("vertices", "heads", "frames", "moments"))
+    return Change(*(np.tensordot(weights, array, 1) for array in arrays))
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from data_pipeline.doubles.motions import rotations as rot
 from data_pipeline.doubles.motions.clearance import Volumes, clear_arms, measure_volumes
 from data_pipeline.doubles.motions.rig import Foot, Rig, Turns, foothold, place_leg, place_trunk, reach_excess
 from data_pipeline.doubles.motions.score import SIDES, Score
+from data_pipeline.doubles.reference import measure
 
 Array = np.ndarray
 MARGIN_FRAMES = 6  # played before and after the clip, so that smoothing knows what comes
@@ -44,18 +45,13 @@ class Performer:
 
     def __init__(self, body: Body):
         self.body = body
-        identity = np.tile(np.eye(3, dtype=np.float32), (1, len(body.bone_names), 1, 1))
-        reference = body.pose(identity, body.reference_heads[:1])
         # The model may turn the whole reference pose; undo that in the root's delta.
-        self._root_turn = np.asarray(reference.bone_rotations[0, 0], float).T
-        back = self._root_turn
-        origin = np.asarray(body.reference_heads[0], float)
-        soles = (np.asarray(reference.soles[0], float) - origin) @ back.T + origin
-        skin = (np.asarray(reference.vertices[0], float) - origin) @ back.T + origin
-        self.rig = Rig(body, soles)
-        self.volumes: Volumes = measure_volumes(self.rig, skin, _dominant_bones(body))
+        self._root_turn = np.asarray(body.asset.reference_frames[0], float)
+        reference = measure(body.phenotype, body.changes)
+        self.rig = Rig(reference, reference.soles)
+        self.volumes: Volumes = measure_volumes(self.rig, reference.vertices, _dominant_bones(body))
 
-        self._standing = origin - [0.0, 0.0, soles[:, 2].min()]
+        self._standing = reference.reference_heads[0] - [0.0, 0.0, reference.soles[:, 2].min()]
 
     def rest(self) -> Performance:
         """The reference A-pose, standing on the floor, one frame."""

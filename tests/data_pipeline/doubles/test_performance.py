@@ -1,14 +1,17 @@
 """Performing: planted feet stay, nothing sinks into the floor or the body, and the motion is the same on every body."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
+from data_pipeline.doubles import performance, reference
 from data_pipeline.doubles.bodies import Body, Skeleton
 from data_pipeline.doubles.measure import HEAVY, HandsInTrunk, sole_speeds, winding
 from data_pipeline.doubles.motions import KINDS, Motion
 from data_pipeline.doubles.motions import rotations as rot
 from data_pipeline.doubles.performance import Performer
-from data_pipeline.doubles.takes import make_identity
+from data_pipeline.doubles.takes import make_changes, make_identity
 from imanim.data.sample import JOINTS
 
 
@@ -101,3 +104,32 @@ def test_hands_do_not_pass_through_a_heavy_trunk() -> None:
     rest = person.body.rest_vertices
     assert winding(rest[None].mean(1), rest[measure.trunk]) > 0.5  # it does measure
     assert inside.mean() < 0.1
+
+
+def test_last_digits_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors differ in them. With a body measured in single precision these hands end up centimetres elsewhere."""
+    noise = np.random.default_rng(0)
+
+    def measured(*shape: Mapping[str, float]) -> reference.Reference:
+        r = reference.measure(*shape)
+        moved = (a + noise.normal(0, 1e-14, a.shape) for a in (r.reference_heads, r.soles, r.vertices))
+        return reference.Reference(r.bone_names, r.parents, *moved)
+
+    body = Body(make_identity(4).phenotype)
+    exact = Performer(body)
+    monkeypatch.setattr(performance, "measure", measured)
+    disturbed = Performer(body)
+    for motion in (Motion("squat", 1), Motion("squat", 2), Motion("stretch", 0), Motion("gesture", 3)):
+        one, two = exact.perform(motion), disturbed.perform(motion)
+        np.testing.assert_allclose(one.deltas, two.deltas, atol=1e-5)
+
+
+def test_the_reference_is_the_body_posed_without_a_motion() -> None:
+    body = Body(make_identity(9).phenotype, make_changes(9))
+    found = reference.measure(body.phenotype, body.changes)
+    still = np.tile(np.eye(3, dtype=np.float32), (1, len(body.bone_names), 1, 1))
+    still[:, 0] = body.asset.reference_frames[0]  # the model turns the whole pose; this undoes it
+    posed = body.pose(still, body.reference_heads[:1])
+    for mine, theirs in ((found.vertices, posed.vertices[0]), (found.soles, posed.soles[0])):
+        np.testing.assert_allclose(mine, theirs, atol=2e-6)
+    np.testing.assert_allclose(found.reference_heads, posed.bone_heads[0], atol=2e-6)
