@@ -22,6 +22,8 @@ Vector = tuple[float, float, float]
 LEVELS = ("L0", "L1", "L2", "L3", "L4", "L5")
 MAX_VIEW_GAP_RAD = (0.0, 0.0, 0.0, np.deg2rad(35.0), np.deg2rad(70.0), np.deg2rad(35.0))
 MIN_VIEW_GAP_RAD = (0.0, 0.0, 0.0, np.deg2rad(10.0), np.deg2rad(36.0), np.deg2rad(10.0))
+MAX_AZIMUTH_RAD = 0.5
+"""Of the character's camera, to either side."""
 ZOOM_GAP = 0.35
 LARGEST_FILL = {"full_body": 0.78, "portrait": 1.1}  # a driver zoomed in beyond this would lose its raised hands
 
@@ -162,7 +164,7 @@ def plan_cameras(rng: np.random.Generator, level: int, framing: Framing = "full_
 def _draw_view(rng: np.random.Generator, framing: Framing) -> View:
     portrait = framing == "portrait"
     return View(
-        azimuth_rad=float(rng.uniform(-0.5, 0.5)),
+        azimuth_rad=float(rng.uniform(-MAX_AZIMUTH_RAD, MAX_AZIMUTH_RAD)),
         elevation_rad=float(rng.uniform(-0.02, 0.22)),
         distance_heights=float(rng.uniform(1.6, 2.4) if portrait else rng.uniform(2.6, 3.8)),
         fill=float(rng.uniform(0.78, 0.95) if portrait else rng.uniform(0.60, 0.70)),

@@ -52,7 +52,7 @@ def summed(values: Mapping[str, float], dtype: type = np.float32) -> Change:
     Raises:
         InputError: an unknown feature, or a value outside [-1,1].
     """
-    weights = np.zeros(2 * len(FEATURES), dtype)
+    weights: np.ndarray = np.zeros(2 * len(FEATURES), dtype)
     for name, value in values.items():
         if name not in FEATURES:
             raise InputError(f"exaggeration: {name!r} is unknown; choose from {', '.join(FEATURES)}")

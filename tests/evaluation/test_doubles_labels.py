@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.doubles import generate
 from data_pipeline.doubles.config import DoublesConfig, SplitConfig
-from evaluation import joint_baselines
+from evaluation import joint_baselines, unknown_view
 from evaluation.protocols.config import ProtocolConfig, SourceConfig
 from evaluation.protocols.shards import items
 from imanim.data.sample import decode
@@ -58,6 +58,28 @@ def test_baselines_are_measured_by_level(folder: Path, capsys: pytest.CaptureFix
     assert all(0 < error < 100 for rows in found.values() for row in rows for error in row)
     assert joint_baselines.main([str(folder), "--by", "split"]) == 0
     assert "| cell | 4 |" in capsys.readouterr().out
+
+
+def test_what_the_view_hides(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    found = unknown_view.measure(folder)
+    assert {level: len(rows) for level, rows in found.items()} == {"L4": 2, "L5": 2}
+    mean = {level: np.mean(rows, 0) for level, rows in found.items()}
+    assert mean["L4"][0] > mean["L5"][0] > 0.5  # the view differs by more at L4
+    for error, moving, informed, _ in (row for rows in found.values() for row in rows):
+        assert moving < error and informed < error
+    assert unknown_view.main([str(folder)]) == 0 and "| L4 | 2 |" in capsys.readouterr().out
+
+
+def test_where_the_view_is_known_nothing_is_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies, motions and cameras come from the metadata as the generator put them: with the true gap, nothing is off."""
+    for name in ("MIN_VIEW_GAP_RAD", "MAX_VIEW_GAP_RAD"):
+        monkeypatch.setattr(unknown_view, name, (0.0,) * 6)
+    shards = ShardSet(folder, "cell")
+    sample = decode(*shards.read(0))
+    assert sample.joints is not None
+    meta = {**sample.meta, "driver": {"camera": sample.meta["target"]["camera"]}}
+    points = unknown_view.People().points(meta, sample.fps, len(sample.joints))
+    np.testing.assert_allclose(unknown_view.mean_over_views(points, meta, True), sample.joints[..., :2], atol=5e-4)
 
 
 def test_copying_the_truth_has_no_error() -> None:

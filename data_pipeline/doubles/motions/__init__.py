@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.doubles.motions import exercise, expressive, locomotion  # noqa: F401  (they fill the registry)
+from data_pipeline.doubles.motions import exercise, expressive, improvised, locomotion  # noqa: F401  (they fill the registry)
 from data_pipeline.doubles.motions.faces import FACE_ACTIONS, make_faces, make_strong_faces
 from data_pipeline.doubles.motions.registry import FAMILIES, Draw
 from data_pipeline.doubles.motions.score import Score

@@ -23,11 +23,14 @@ _REACH = 0.995  # of the leg: a straighter knee would snap
 
 
 class HasSkeleton(Protocol):
-    """What the rig needs of a body (data_pipeline.doubles.bodies.Body)."""
+    """What the rig needs of a body (data_pipeline.doubles.reference.Reference)."""
 
-    bone_names: tuple[str, ...]
-    parents: Array
-    reference_heads: Array
+    @property
+    def bone_names(self) -> tuple[str, ...]: ...
+    @property
+    def parents(self) -> Array: ...
+    @property
+    def reference_heads(self) -> Array: ...
 
 
 @dataclass(frozen=True)
