@@ -11,7 +11,6 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 EXTRAS ?= train,data,doubles,eval,dev
-TEST_JOBS ?= 2
 BIN = $(VENV)/bin
 # The deepspeed launcher starts `python`: the environment's own must come first.
 RUN = PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
@@ -43,7 +42,7 @@ evidence: $(VENV)/.ready
 # Tests of real networks need their weights; without a network those tests are skipped and say so.
 test: $(VENV)/.ready
 	-$(RUN) $(BIN)/python -m imanim.weights import all
-	$(RUN) $(BIN)/python -m pytest $(if $(TEST),$(TEST),-n $(TEST_JOBS) --dist loadgroup)
+	$(RUN) $(BIN)/python -m pytest $(TEST)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

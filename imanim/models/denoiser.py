@@ -229,8 +229,8 @@ class Outlet(nn.Module):
         still = identity_latents.unsqueeze(2).expand_as(out)
         level = sigma.to(out).view(-1, 1, 1, 1, 1).expand(-1, 1, *out.shape[2:])
         frames = torch.cat([out, noisy.to(out), still.to(out), level], 1).transpose(1, 2)
-        x = self.blocks(self.enter(frames.flatten(0, 1)))
-        return self.leave(nn.functional.gelu(x)).unflatten(0, frames.shape[:2]).transpose(1, 2)
+        x = self.blocks(self.enter(frames.flatten(0, 1).to(self.enter.weight.dtype)))
+        return self.leave(nn.functional.gelu(x)).unflatten(0, frames.shape[:2]).transpose(1, 2).to(out.dtype)
 
 
 def _text(cfg: AnimatorConfig, from_base: bool) -> Tensor | None:

@@ -39,4 +39,4 @@ def test_the_two_halves_of_a14b_share_a_boundary():
 
 def test_the_command_prints_parameters(capsys):
     assert sizes.main(["tiny"]) == 0
-    assert "5,208,624" in capsys.readouterr().out.replace("  ", " ")
+    assert "5,708,448" in capsys.readouterr().out.replace("  ", " ")
