@@ -39,8 +39,11 @@ class Attention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """``scaled_dot_product_attention``; on a CPU in float32, because the kernel for bfloat16 takes four times as long (LOG.md)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    """``scaled_dot_product_attention``; on a CPU in float32, because the kernel for bfloat16 takes four times as long (LOG.md).
+
+    Not so for the hollow tensors of a forecast (imanim.training.trace), a subclass: they stand for a GPU's.
+    """
+    if type(q) is Tensor and q.device.type == "cpu" and q.dtype == torch.bfloat16:
         with torch.autocast("cpu", enabled=False):
             mask = mask if mask is None or mask.dtype == torch.bool else mask.float()
             return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)

@@ -118,7 +118,14 @@ def test_attention_over_a_long_sequence_is_counted_and_never_holds_its_square(ma
 
 # ----------------------------------------------------------------------------------------------------- whole stages
 
-TINY = sizes.load("tiny")
+TINY = sizes.load(
+    "tiny",
+    {
+        "tokenizer": {"stem_blocks": 0, "tokens": 16},
+        "retargeter": {"reference_tokens": False},
+        "denoiser": {"outlet_blocks": 0},
+    },
+)
 
 
 def settings(stage: int, *overrides: str) -> TrainConfig:
