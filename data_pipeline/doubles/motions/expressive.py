@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipeline.doubles.motions import rotations as rot
+from data_pipeline.doubles.motions.keys import COUNT, Keys
 from data_pipeline.doubles.motions.registry import Draw, family
 from data_pipeline.doubles.motions.score import (
     ARM_POSES,
@@ -19,7 +20,6 @@ from data_pipeline.doubles.motions.score import (
 )
 
 Array = np.ndarray
-_KEYS = 24  # key poses drawn for a motion; they repeat after that many
 
 
 def _shift_weight(score: Score, d: Draw, size: float) -> None:
@@ -29,13 +29,6 @@ def _shift_weight(score: Score, d: Draw, size: float) -> None:
     score.roll = score.roll - 0.5 * size * wave
     score.side = score.side + 0.6 * size * wave
     score.drop = score.drop + 0.015
-
-
-def _between_keys(keys: Array, t: Array, period: float, offset: float) -> tuple[Array, Array, Array]:
-    """The keys before and after t, and eased progress: keys [n,...] -> [T,...], [T,...], [T]."""
-    x = t / period + offset + 4
-    j = np.floor(x).astype(int)
-    return keys[j % len(keys)], keys[(j + 1) % len(keys)], ease((x - j) / 0.8)
 
 
 @family
@@ -60,19 +53,16 @@ def wave(d: Draw, t: Array) -> Score:
 def gesture(d: Draw, t: Array) -> Score:
     """Moves through random key poses of arms, trunk and head."""
     score = standing(t)
-    period, offset = d.rng.uniform(0.6, 0.9), d.rng.uniform(0, 1)
+    between = Keys(t, d.rng.uniform(0.6, 0.9), d.rng.uniform(0, 1), moving=0.8)
     names, rng = list(ARM_POSES), d.rng
     for side in SIDES:
-        picks = [arm_pose(side, str(rng.choice(names))) for _ in range(_KEYS)]
-        noise = rng.normal(0, 0.12, (2, _KEYS, 3))
+        picks = [arm_pose(side, str(rng.choice(names))) for _ in range(COUNT)]
+        noise = rng.normal(0, 0.12, (2, COUNT, 3))
         for name, i in (("upper", 0), ("fore", 1)):
             keys = rot.unit(np.array([p[i] for p in picks]) + noise[i])
-            a, b, e = _between_keys(keys, t, period, offset)
-            w = rot.to_vector(rot.shortest(a, b)) * e[:, None]
-            setattr(score.arms[side], name, rot.apply(rot.from_vector(w), a))
+            setattr(score.arms[side], name, between.directions(keys))
         for name, low, high in (("roll", -0.5, 0.5), ("wrist", -0.4, 0.4), ("curl", 0.0, 1.0)):
-            a, b, e = _between_keys(rng.uniform(low, high, _KEYS), t, period, offset)
-            setattr(score.arms[side], name, a + (b - a) * e)
+            setattr(score.arms[side], name, between.numbers(rng.uniform(low, high, COUNT)))
     for name, low, high in (
         ("twist", -0.35, 0.35),
         ("side", -0.18, 0.18),
@@ -82,8 +72,7 @@ def gesture(d: Draw, t: Array) -> Score:
         ("head_roll", -0.2, 0.2),
         ("drop", 0.015, 0.07),
     ):
-        a, b, e = _between_keys(rng.uniform(low, high, _KEYS), t, period, offset)
-        setattr(score, name, a + (b - a) * e)
+        setattr(score, name, between.numbers(rng.uniform(low, high, COUNT)))
     score.heading = rng.uniform(-0.7, 0.7)
     for side in SIDES:
         score.legs[side].spread = score.legs[side].spread + rng.uniform(0, 0.12)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipeline.doubles.motions import rotations as rot
+from data_pipeline.doubles.motions.keys import COUNT, Keys
 from data_pipeline.doubles.motions.registry import Draw, family
-from data_pipeline.doubles.motions.score import ARM_POSES, SIDES, Arm, Score, arm_pose, ease, standing, swings
+from data_pipeline.doubles.motions.score import ARM_POSES, FOOT_SHIFT, SIDES, Arm, Score, arm_pose, standing, swings
 
 Array = np.ndarray
-_KEYS = 24  # poses drawn for a motion; they repeat after that many
-_SHIFT = {"L": 0.0, "R": 0.5}
 _TRUNK = {  # channel: lowest and highest key, radians or leg lengths
     "twist": (-0.5, 0.5),
     "side": (-0.28, 0.28),
@@ -22,39 +21,19 @@ _TRUNK = {  # channel: lowest and highest key, radians or leg lengths
 }
 
 
-class _Keys:
-    """Keys, one a ``period`` (seconds), reached smoothly and left at once."""
-
-    def __init__(self, d: Draw, t: Array, period: float):
-        x = t / period + d.rng.uniform(0, 1) + 4
-        self._at = np.floor(x).astype(int)
-        self._progress = ease((x - self._at) / 0.9)
-
-    def numbers(self, keys: Array) -> Array:
-        """Keys [_KEYS] to [T]."""
-        a, b = keys[self._at % _KEYS], keys[(self._at + 1) % _KEYS]
-        return a + (b - a) * self._progress
-
-    def directions(self, keys: Array) -> Array:
-        """Unit keys [_KEYS,3] to [T,3], along great circles."""
-        a, b = keys[self._at % _KEYS], keys[(self._at + 1) % _KEYS]
-        way = rot.to_vector(rot.shortest(a, b)) * self._progress[:, None]
-        return rot.apply(rot.from_vector(way), a)
-
-
 @family
 def improvise(d: Draw, t: Array) -> Score:
     """Random poses of arms and trunk over random steps, turns and bends of the knees."""
     score = standing(t)
     score.heading = d.rng.uniform(-1.1, 1.1)
     for side in SIDES:
-        _arm(d, score.arms[side], side, _Keys(d, t, d.rng.uniform(0.45, 1.1)))
-    keys = _Keys(d, t, d.rng.uniform(0.5, 1.2))
+        _arm(d, score.arms[side], side, _keys(d, t, 0.45, 1.1))
+    keys = _keys(d, t, 0.5, 1.2)
     size = d.rng.uniform(0.3, 1.0)
     for name, (low, high) in _TRUNK.items():
-        setattr(score, name, size * keys.numbers(d.rng.uniform(low, high, _KEYS)))
+        setattr(score, name, size * keys.numbers(d.rng.uniform(low, high, COUNT)))
     deepest = d.rng.choice([0.04, 0.3])
-    score.drop = 0.03 + _Keys(d, t, d.rng.uniform(0.6, 1.2)).numbers(d.rng.uniform(0, deepest, _KEYS))
+    score.drop = 0.03 + _keys(d, t, 0.6, 1.2).numbers(d.rng.uniform(0, deepest, COUNT))
     stepping = d.rng.random() < 0.7
     spread, toe_out = d.rng.uniform(0, 0.14), d.rng.uniform(0, 0.35)
     for side in SIDES:
@@ -63,20 +42,25 @@ def improvise(d: Draw, t: Array) -> Score:
     if stepping:
         _step(d, score)
     else:
-        score.pelvis[:, 0] += keys.numbers(d.rng.uniform(-0.09, 0.09, _KEYS))
+        score.pelvis[:, 0] += keys.numbers(d.rng.uniform(-0.09, 0.09, COUNT))
     return score
 
 
-def _arm(d: Draw, arm: Arm, side: str, keys: _Keys) -> None:
+def _keys(d: Draw, t: Array, shortest: float, longest: float) -> Keys:
+    """A key every so many seconds, held a little."""
+    return Keys(t, d.rng.uniform(shortest, longest), d.rng.uniform(0, 1), moving=0.9)
+
+
+def _arm(d: Draw, arm: Arm, side: str, keys: Keys) -> None:
     """Every key lies between two known poses, disturbed: a limit of what shoulders and elbows do."""
     names = list(ARM_POSES)
-    pairs = [(arm_pose(side, str(d.rng.choice(names))), arm_pose(side, str(d.rng.choice(names)))) for _ in range(_KEYS)]
-    share = d.rng.uniform(0, 1, (_KEYS, 1))
+    pairs = [(arm_pose(side, str(d.rng.choice(names))), arm_pose(side, str(d.rng.choice(names)))) for _ in range(COUNT)]
+    share = d.rng.uniform(0, 1, (COUNT, 1))
     for i, name in enumerate(("upper", "fore")):
         a, b = (np.array([pair[k][i] for pair in pairs]) for k in (0, 1))
-        setattr(arm, name, keys.directions(rot.unit(a * share + b * (1 - share) + d.rng.normal(0, 0.15, (_KEYS, 3)))))
+        setattr(arm, name, keys.directions(rot.unit(a * share + b * (1 - share) + d.rng.normal(0, 0.15, (COUNT, 3)))))
     for name, low, high in (("roll", -0.5, 0.5), ("wrist", -0.4, 0.4), ("curl", 0.0, 1.0)):
-        setattr(arm, name, keys.numbers(d.rng.uniform(low, high, _KEYS)))
+        setattr(arm, name, keys.numbers(d.rng.uniform(low, high, COUNT)))
 
 
 def _step(d: Draw, score: Score) -> None:
@@ -94,8 +78,8 @@ def _step(d: Draw, score: Score) -> None:
     )
     for side in SIDES:
         leg = score.legs[side]
-        n, e, bump = swings(phase + _SHIFT[side], swing)
-        over = n - 1 + e + (1 + swing) / 2 - _SHIFT[side] - start  # cycles until the body passes over the foothold
+        n, e, bump = swings(phase + FOOT_SHIFT[side], swing)
+        over = n - 1 + e + (1 + swing) / 2 - FOOT_SHIFT[side] - start  # cycles until the body passes over the foothold
         leg.centre, leg.turn = over[:, None] * stride, turn * over
         leg.lift, leg.pitch = lift * d.amp * bump, heel * bump
         leg.spread = leg.spread + 0.05 * abs(np.cos(way)) * far

@@ -6,10 +6,20 @@ import numpy as np
 
 from data_pipeline.doubles.motions import rotations as rot
 from data_pipeline.doubles.motions.registry import Draw, family
-from data_pipeline.doubles.motions.score import SIDES, SIGN, Score, arm_pose, cycle, ease, set_arm, standing, swings
+from data_pipeline.doubles.motions.score import (
+    FOOT_SHIFT,
+    SIDES,
+    SIGN,
+    Score,
+    arm_pose,
+    cycle,
+    ease,
+    set_arm,
+    standing,
+    swings,
+)
 
 Array = np.ndarray
-_SHIFT = {"L": 0.0, "R": 0.5}
 
 
 def _mid_stance(n: Array, swing: float, shift: float) -> Array:
@@ -27,7 +37,7 @@ def _heel_and_toe(phase: Array, swing: float, size: float) -> Array:
 
 def _swing_arms(score: Score, phase: Array, size: float, elbow: float) -> None:
     for side in SIDES:
-        angle = -size * np.sin(2 * np.pi * (phase + _SHIFT[side] - 0.2))
+        angle = -size * np.sin(2 * np.pi * (phase + FOOT_SHIFT[side] - 0.2))
         upper, fore = arm_pose(side, "rest")
         score.arms[side].upper = rot.apply(rot.rot_x(-angle), upper)
         score.arms[side].fore = rot.apply(rot.rot_x(-angle - elbow), fore)
@@ -44,9 +54,9 @@ def walk(d: Draw, t: Array) -> Score:
     score.pelvis[:, 0] = -0.03 * np.sin(2 * np.pi * phase)
     score.drop = 0.035 + 0.012 * np.cos(4 * np.pi * (phase - 0.96))
     for side in SIDES:
-        leg, own = score.legs[side], phase + _SHIFT[side]
+        leg, own = score.legs[side], phase + FOOT_SHIFT[side]
         n, e, bump = swings(own, swing)
-        leg.centre[:, 1] = -stride * (_mid_stance(n - 1 + e, swing, _SHIFT[side]) - middle)
+        leg.centre[:, 1] = -stride * (_mid_stance(n - 1 + e, swing, FOOT_SHIFT[side]) - middle)
         leg.spread = leg.spread - 0.05
         leg.lift = 0.07 * d.amp * bump
         leg.pitch = _heel_and_toe(own, swing, d.amp)
@@ -65,7 +75,7 @@ def march(d: Draw, t: Array) -> Score:
     phase = d.cycles(t, 1.2)
     for side in SIDES:
         leg = score.legs[side]
-        _, _, bump = swings(phase + _SHIFT[side], 0.48)
+        _, _, bump = swings(phase + FOOT_SHIFT[side], 0.48)
         leg.lift = 0.34 * d.amp * bump
         leg.forward = 0.12 * bump
         leg.pitch = 0.35 * bump
@@ -83,7 +93,7 @@ def jog(d: Draw, t: Array) -> Score:
     score.drop = 0.05 - 0.045 * np.cos(4 * np.pi * (phase - 0.02))
     for side in SIDES:
         leg = score.legs[side]
-        _, _, bump = swings(phase + _SHIFT[side], 0.6)
+        _, _, bump = swings(phase + FOOT_SHIFT[side], 0.6)
         leg.lift = 0.24 * d.amp * bump
         leg.forward = -0.10 * bump
         leg.pitch = 0.8 * bump
@@ -107,8 +117,8 @@ def sidestep(d: Draw, t: Array) -> Score:
     arms = d.pick("open", "guard", "low", "hip")
     for side in SIDES:
         leg = score.legs[side]
-        n, e, bump = swings(phase + _SHIFT[side], swing)
-        leg.centre[:, 0] = way * stride * (_mid_stance(n - 1 + e, swing, _SHIFT[side]) - middle)
+        n, e, bump = swings(phase + FOOT_SHIFT[side], swing)
+        leg.centre[:, 0] = way * stride * (_mid_stance(n - 1 + e, swing, FOOT_SHIFT[side]) - middle)
         leg.spread = leg.spread + 0.08
         leg.lift = 0.09 * d.amp * bump
         leg.pitch = 0.2 * bump
@@ -129,11 +139,11 @@ def turn(d: Draw, t: Array) -> Score:
     score.head_yaw = score.head_yaw + 0.3 * way
     for side in SIDES:
         leg = score.legs[side]
-        n, e, bump = swings(phase + _SHIFT[side], swing)
-        leg.turn = per_cycle * (_mid_stance(n - 1 + e, swing, _SHIFT[side]) - start)
+        n, e, bump = swings(phase + FOOT_SHIFT[side], swing)
+        leg.turn = per_cycle * (_mid_stance(n - 1 + e, swing, FOOT_SHIFT[side]) - start)
         leg.lift = 0.1 * d.amp * bump
         leg.pitch = 0.3 * bump
-        set_arm(score, side, "rest", "open", 0.5 + 0.4 * np.sin(2 * np.pi * (phase + _SHIFT[side])))
+        set_arm(score, side, "rest", "open", 0.5 + 0.4 * np.sin(2 * np.pi * (phase + FOOT_SHIFT[side])))
     score.pelvis[:, 0] = -0.03 * np.sin(2 * np.pi * phase) * np.cos(score.yaw)
     score.pelvis[:, 1] = -0.03 * np.sin(2 * np.pi * phase) * np.sin(score.yaw)
     return score
@@ -179,9 +189,9 @@ def dance(d: Draw, t: Array) -> Score:
     score.drop = 0.07 + 0.04 * d.amp * np.cos(4 * np.pi * phase)
     for side in SIDES:
         leg = score.legs[side]
-        _, _, bump = swings(phase + _SHIFT[side] - 0.02, 0.46)
+        _, _, bump = swings(phase + FOOT_SHIFT[side] - 0.02, 0.46)
         leg.lift, leg.pitch = 0.10 * d.amp * bump, 0.4 * bump
         leg.spread, leg.toe_out = leg.spread + 0.06, leg.toe_out + 0.2
-        set_arm(score, side, low, high, ease(cycle(phase + _SHIFT[side])))
+        set_arm(score, side, low, high, ease(cycle(phase + FOOT_SHIFT[side])))
         score.arms[side].roll = 0.5 * wave
     return score

@@ -15,6 +15,7 @@ from data_pipeline.doubles.motions import rotations as rot
 Array = np.ndarray
 SIDES = ("L", "R")
 SIGN = {"L": 1.0, "R": -1.0}
+FOOT_SHIFT = {"L": 0.0, "R": 0.5}  # cycles: the right foot steps half a cycle after the left
 
 # Key poses of the LEFT arm: directions of the upper arm and the forearm in the chest's frame (x left, -y front, z up).
 ARM_POSES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
