@@ -237,7 +237,7 @@ def _add_up(
         "rows": [{name: row[name] for name in ("key", "unit", "split", "labels", "methods")} for row in rows],
         "sets": {
             name: sets.distances(members, scorer.metrics, scorer.features, bootstrap=protocol.bootstrap)
-            for name, members in groups.items()
+            for name, members in tqdm(groups.items(), desc="distances of sets", unit="group", disable=not progress)
         },
         "leakage": _leakage(protocol, maker, data, progress),
         "refused": refused,
