@@ -32,6 +32,8 @@ COSTS = "costs"
 CONTROL, TOKENS = "joints", "tokens"
 LEAK = "leakage of {}"
 """A column each label of a leakage protocol: what a linear probe reads from the tokens minus what it reads from the true joints."""
+CARRIED = "driver's colours in the video"
+"""A column of a leakage protocol that makes videos: the share of the difference between two drivers' colours that gets in."""
 
 
 def add_up(
@@ -105,6 +107,7 @@ def _run(unit: Unit, scored: Sequence[Result], runner: Runner, output: Path) -> 
                 },
                 "sets": {g: {n: s["value"] for n, s in m.get(OURS, {}).items()} for g, m in result["sets"].items()},
                 "leakage": leakage(result),
+                "carried": carried(result),
                 "refused": len(result["refused"]),
             }
             for result in scored
@@ -156,14 +159,21 @@ def leakage(result: Result) -> dict[str, dict[str, float]] | None:
     return out
 
 
+def carried(result: Result) -> dict[str, float] | None:
+    """How far the person's colour in the video moves with the driver's: value, low, high, 0 not at all, 1 all the way."""
+    videos = (result.get("leakage") or {}).get("videos") or {}
+    return videos.get("colour_pull")
+
+
 # -------------------------------------------------------------------------------------------------------------- columns
 
 
 def _columns(plan: AblationConfig, scored: Mapping[Any, list[Result]]) -> list[str]:
-    """The plan's columns that were measured, then one a leakage label."""
+    """The plan's columns that were measured, then one a leakage label, then what videos carry."""
     every = [result for found in scored.values() for result in found]
     leaks = {LEAK.format(label): None for result in every for label in leakage(result) or {}}
-    return [c for c in plan.columns if any(number(c, [r]) is not None for r in every)] + list(leaks)
+    videos = [CARRIED] if any(carried(result) for result in every) else []
+    return [c for c in plan.columns if any(number(c, [r]) is not None for r in every)] + list(leaks) + videos
 
 
 def number(column: str, scored: Sequence[Result]) -> float | None:
@@ -173,6 +183,8 @@ def number(column: str, scored: Sequence[Result]) -> float | None:
         for label, found in (leakage(result) or {}).items():
             if column == LEAK.format(label):
                 return found["difference"]
+        if column == CARRIED and (pull := carried(result)):
+            return pull["value"]
         mean = results.mean(result, OURS, value, group or results.ALL)
         if mean is not None:
             return mean

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evaluation.ablation.config import AblationConfig, find
 from evaluation.ablation.jobs import DONE, Job, Runner
-from evaluation.ablation.stages import Stage, Unit, data_identity, score_folder, stage_folder
+from evaluation.ablation.stages import FREE, Stage, Unit, data_identity, score_folder, stage_folder
 from evaluation.results import RESULT
 from imanim import config
 from imanim.data.files import sha256, write_atomic
+from imanim.data.shards import MANIFEST
 from imanim.models.files import INDEX
 from imanim.training.transfer import MODEL
 
@@ -29,7 +31,10 @@ def jobs(plan: AblationConfig, units: Sequence[Unit], output: Path) -> list[Job]
         for stage in unit.last.line():
             found.setdefault(stage.key, _training_job(plan, stage, output, samples, unit))
         for i, key in enumerate(unit.measures):
-            found.setdefault(key, _measuring_job(plan, unit, i, key, output))
+            measured = _measured_samples(plan, i, samples, output)
+            if measured is not None:
+                found.setdefault(measured.key, measured)
+            found.setdefault(key, _measuring_job(plan, unit, i, key, output, measured))
     return list(found.values())
 
 
@@ -63,18 +68,28 @@ def _evaluation_file(output: Path, i: int) -> Path:
 
 
 def _samples_job(plan: AblationConfig, output: Path) -> Job:
-    key = f"{SAMPLES}-{sha256(repr(sorted(data_identity(plan).items())).encode())[:16]}"
-    settings = str(output / "settings" / "samples.yaml")
-    folder = str(Path(plan.data.folder).absolute())
-    command = (
-        sys.executable,
-        "launchers/preprocess.py",
-        "--config",
-        settings,
-        f"output={folder}",
-        f"workers={plan.jobs}",
-    )
-    return Job(key, "samples", command, made=Path(folder) / "manifest.json")
+    settings = output / "settings" / "samples.yaml"
+    return _preprocessing(plan, "samples", data_identity(plan), settings, Path(plan.data.folder).absolute())
+
+
+def _measured_samples(plan: AblationConfig, i: int, trained: Job, output: Path) -> Job | None:
+    """What an evaluation is measured on: the training's own folder, or made once for all arms; None: it says where they are."""
+    tree = config.merge(config.read_yaml(find(plan.evaluations[i].config)), plan.evaluations[i].settings)
+    generated = tree.get("protocol", {}).get("source", {}).get("generate")
+    if tree.get("data") is not None or generated is None:
+        return None
+    if find(generated) == find(plan.data.config):
+        return trained
+    made = {name: value for name, value in config.read_yaml(find(generated)).items() if name not in FREE}
+    name = Path(generated).stem
+    return _preprocessing(plan, f"samples of {name}", made, find(generated), (output / SAMPLES / name).absolute())
+
+
+def _preprocessing(plan: AblationConfig, title: str, identity: Mapping[str, Any], settings: Path, folder: Path) -> Job:
+    key = f"{SAMPLES}-{sha256(repr(sorted(identity.items())).encode())[:16]}"
+    command = [sys.executable, "launchers/preprocess.py", "--config", str(settings)]
+    command += [f"output={folder}", f"workers={plan.jobs}"]
+    return Job(key, title, tuple(command), made=folder / MANIFEST)
 
 
 def _training_job(plan: AblationConfig, stage: Stage, output: Path, samples: Job, unit: Unit) -> Job:
@@ -88,22 +103,18 @@ def _training_job(plan: AblationConfig, stage: Stage, output: Path, samples: Job
     return Job(stage.key, title, tuple(command), parents, stage.cpu_sec, made=made)
 
 
-def _measuring_job(plan: AblationConfig, unit: Unit, i: int, key: str, output: Path) -> Job:
+def _measuring_job(plan: AblationConfig, unit: Unit, i: int, key: str, output: Path, samples: Job | None) -> Job:
     measure = plan.evaluations[i]
     command = [sys.executable, "launchers/evaluate.py", "--config", str(_evaluation_file(output, i))]
     command += [f"model={stage_folder(output, unit.last)}", f"name={unit.arm}-{unit.seed}"]
     command += [f"output={score_folder(output, key)}"]
-    if _measures_on_ours(plan, i):
-        command.append(f"data={Path(plan.data.folder).absolute()}")
+    if samples is not None and samples.made is not None:
+        command.append(f"data={samples.made.parent}")
     title = f"{Path(measure.config).stem} of {unit.arm}, seed {unit.seed}"
-    made = score_folder(output, key) / RESULT
-    return Job(key, title, tuple(command), (unit.last.key,), measure.cpu_sec, (0, _PARTLY_MEASURED), made)
-
-
-def _measures_on_ours(plan: AblationConfig, i: int) -> bool:
-    tree = config.merge(config.read_yaml(find(plan.evaluations[i].config)), plan.evaluations[i].settings)
-    generated = tree.get("protocol", {}).get("source", {}).get("generate")
-    return tree.get("data") is None and generated is not None and find(generated) == find(plan.data.config)
+    parents = (unit.last.key, *([samples.key] if samples is not None else ()))
+    return Job(
+        key, title, tuple(command), parents, measure.cpu_sec, (0, _PARTLY_MEASURED), score_folder(output, key) / RESULT
+    )
 
 
 def share(units: Sequence[Unit], task: int, tasks: int) -> list[Unit]:

@@ -15,15 +15,15 @@ def section(page: Page) -> list[str]:
     rows, differences = [], []
     for arm in sorted(found["table"], key=lambda name: name != base):
         facts, cells = found["arms"][arm], [_over_seeds(found, arm, column) for column in columns]
-        cost = [f"{facts['parameters'] / 1e6:.1f}", f"{facts['cpu_sec'] / 60:.0f}"]
+        cost = [f"{facts['parameters'] / 1e6:.1f}", f"{facts['tflop']:.0f}", f"{facts['cpu_sec'] / 60:.0f}"]
         rows.append([bold(arm, arm == base), str(facts["about"]), str(facts["seeds"]), *cells, *cost])
         if arm in found["differences"]:
             told = [_difference(found, arm, column) for column in columns if column in _compared(found)]
             differences.append([arm, *told])
     titles = {column: column_title(found, column) for column in columns}
-    head = ["arm", "what differs", "seeds", *titles.values(), "parameters, M", "CPU minutes"]
+    head = ["arm", "what differs", "seeds", *titles.values(), "parameters, M", "training, TFLOP", "CPU minutes"]
     out = [
-        "Mean over seeds, below it the least and the largest seed.",
+        "Mean over seeds; in brackets, where there are several, the least and the largest.",
         page.picture(ARMS_PICTURE, "Arms of the ablation"),
     ]
     out.append(table(head, rows, left=2))
@@ -56,7 +56,7 @@ def _over_seeds(found: Kept, arm: str, column: str) -> str:
     mean, low, high = (
         f"{facts[key]:.3f}" if value is None else results.number(facts[key], value) for key in ("mean", "low", "high")
     )
-    return f"{mean} ({low} to {high})"
+    return f"{mean} ({low} to {high})" if len(facts["seeds"]) > 1 else mean
 
 
 def _difference(found: Kept, arm: str, column: str) -> str:

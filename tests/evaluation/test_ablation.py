@@ -82,8 +82,13 @@ def test_a_shared_training_is_one_job_and_comes_before_what_needs_it(tmp_path: P
     units = stages.units(both, load_arms(both.arms, PLAN.parent))
     jobs = run.jobs(both, units, tmp_path)
     keys = [job.key for job in jobs]
-    assert len(keys) == len(set(keys)) == 1 + 4 + 2  # samples; stages 1, 2, 3, 3; two measurements
+    assert len(keys) == len(set(keys)) == 2 + 4 + 4  # samples of two kinds; stages 1, 2, 3, 3; two measurements an arm
     assert all(keys.index(parent) < i for i, job in enumerate(jobs) for parent in job.parents)
+    # What a protocol makes from seeds is made once, before any arm is measured on it: two at once would write over each other.
+    (people,) = [job for job in jobs if job.title == "samples of ablation_leakage"]
+    assert people.made is not None
+    on_them = [job for job in jobs if f"data={people.made.parent}" in job.command]
+    assert len(on_them) == 2 and all(people.key in job.parents for job in on_them)
     told = "\n".join(run.tree(both, units, Runner(tmp_path / "jobs", ROOT), tmp_path))
     assert "4 trainings for 2 runs (6 without sharing)" in told
 
@@ -140,13 +145,21 @@ def test_a_row_has_the_mean_of_the_seeds_and_their_range_from_whichever_protocol
         "shirt": {"scores": {"linear": {"tokens": {"value": 0.3}, "joints": {"value": 0.1}}}},
         "hat": {"reason": "none"},
     }
-    other["leakage"] = {"labels": labels}
+    other["leakage"] = {"labels": labels, "videos": {"colour_pull": {"value": 0.04, "low": -0.01, "high": 0.09}}}
     seeds = {s: [make_result(seed=s), other] for s in (0, 1, 2)}
     own = [found[0]["groups"]["L1"]["means"]["ours"]["psnr"] for found in seeds.values()]
-    row = report.table_row(["psnr@L1", "leakage of shirt"], seeds)
+    row = report.table_row(["psnr@L1", "leakage of shirt", report.CARRIED], seeds)
     assert row["psnr@L1"]["mean"] == pytest.approx(np.mean(own))
     assert (row["psnr@L1"]["low"], row["psnr@L1"]["high"]) == (min(own), max(own))
     assert row["leakage of shirt"]["mean"] == pytest.approx(0.2)
+    assert row[report.CARRIED]["mean"] == pytest.approx(0.04)
+
+
+def test_videos_that_could_not_be_made_give_no_column():
+    other = make_result(name="leaks", methods=["ours"])
+    other["leakage"] = {"labels": {}, "videos": {"reason": "no two drivers of one motion"}}
+    assert report.carried(other) is None
+    assert report.table_row([report.CARRIED], {0: [other]}) == {}
 
 
 def test_the_page_and_the_picture_say_what_is_there_and_what_is_not():
