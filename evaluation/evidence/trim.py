@@ -24,6 +24,7 @@ Rows = Sequence[Mapping[str, Any]]
 DECIDING, CELLS = "deciding", "cells"
 GAP_BINS = 5
 GAP_VALUES = ("joint_error", "read_joint_error")
+MOTION_VALUES = ("moving_error", "read_moving_error")
 _POINTS = 160
 """Of a training curve: more are not seen in a picture."""
 
@@ -104,7 +105,7 @@ def _rows_of(result: Result, scope: str, splits: Sequence[str]) -> Rows:
 
 def _first(result: Result, cfg: EvidenceConfig, values: Mapping[str, Value]) -> dict[str, Value]:
     """The headline and what targets and plots need: what every group keeps."""
-    first = [*headline_of(result, "clip"), *cfg.targets.beaten_values, *GAP_VALUES]
+    first = [*headline_of(result, "clip"), *cfg.targets.beaten_values, *GAP_VALUES, *MOTION_VALUES]
     return {name: values[name] for name in dict.fromkeys(first) if name in values}
 
 

@@ -45,6 +45,19 @@ def test_scopes_pool_splits_and_levels():
     json.dumps(scores, allow_nan=False)
 
 
+def test_the_motion_alone_is_kept_at_every_level_and_in_every_cell():
+    result = fixture.make()
+    result["values"] = result["values"] | {"moving_error": {**fixture.VALUES["joint_error"], "label": "motion alone"}}
+    for row in result["rows"]:
+        for numbers in row["methods"].values():
+            if "joint_error" in numbers:
+                numbers["moving_error"] = numbers["joint_error"] / 2
+    groups = trim.scores(result, fixture.settings())["groups"]
+    for scope, level in ((CELLS, "L3"), (DECIDING, "L4"), ("seen", "L3+L4")):
+        means = groups[scope][level]["means"]["ours"]
+        assert means["moving_error"] == pytest.approx(means["joint_error"] / 2, rel=1e-4)
+
+
 def test_a_split_that_is_not_there_is_named():
     cfg = fixture.settings(scopes={"cells": ["seen", "unsen"], "deciding": ["seen"]})
     with pytest.raises(
