@@ -79,7 +79,22 @@ def _video(page: Page) -> list[str]:
     rows = [[f"{results.title(v)} {results.arrow(v)}", *(cell(group, m, v) for m in methods)] for v in shown]
     out = [f"All cells, {level}: {group['clips']} clips of {group['units']} motions."]
     out.append(table(["", *(method_name(m).title for m in methods)], rows))
-    return [*out, *_sets(page), *_grid(page), page.command("scores")]
+    return [*out, *_video_levels(page), *_sets(page), *_grid(page), page.command("scores")]
+
+
+def _video_levels(page: Page) -> list[str]:
+    """What the made video must be better in, level by level, beside what it must beat."""
+    scores, cfg = page.scores, page.cfg.targets
+    levels = targets.grid_levels(scores, CELLS)
+    methods = [OURS, *cfg.beaten_methods]
+    rows = []
+    for value in known_values(scores, cfg.beaten_values):
+        for method in methods:
+            cells = [cell(scores["groups"][CELLS].get(level), method, value) for level in levels]
+            if any(cells):
+                name = f"{results.short(value)} {results.arrow(value)}, {method_name(method).words}"
+                rows.append([bold(name, method == OURS), *cells])
+    return ["By level, all cells:", table(["", *levels], rows)] if rows else []
 
 
 def _sets(page: Page) -> list[str]:
