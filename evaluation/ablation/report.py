@@ -249,11 +249,14 @@ def _paired(
 
 
 def _clips(scored: Sequence[Result], value: str, group: str) -> dict[str, tuple[str, float]]:
-    """Clip -> (motion, number) of a group: a level, or everything."""
-    return {
-        row["key"]: (row["unit"], row["methods"][OURS][value])
-        for result in scored
-        for row in result["rows"]
-        if group in ("", results.ALL, row["labels"].get("level"), f"split {row.get('split')}")
-        and row["methods"].get(OURS, {}).get(value) is not None
-    }
+    """Clip -> (motion, number) of a group (a level, or everything), from the first protocol that has the value, as in the table."""
+    for result in scored:
+        found = {
+            row["key"]: (row["unit"], row["methods"][OURS][value])
+            for row in result["rows"]
+            if group in ("", results.ALL, row["labels"].get("level"), f"split {row.get('split')}")
+            and row["methods"].get(OURS, {}).get(value) is not None
+        }
+        if found:
+            return found
+    return {}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from result_fixture import make_result
 
+from evaluation import results
 from evaluation.ablation import pages, report, run, stages
 from evaluation.ablation.config import ROOT, AblationConfig, ArmConfig, load_arms
 from evaluation.ablation.jobs import Runner
@@ -153,6 +154,21 @@ def test_a_row_has_the_mean_of_the_seeds_and_their_range_from_whichever_protocol
     assert (row["psnr@L1"]["low"], row["psnr@L1"]["high"]) == (min(own), max(own))
     assert row["leakage of shirt"]["mean"] == pytest.approx(0.2)
     assert row[report.CARRIED]["mean"] == pytest.approx(0.04)
+
+
+def test_differences_are_of_the_protocol_that_the_table_shows():
+    """Another protocol that scored the same value on other clips (here of a far better arm) must not mix in."""
+    values = results.values(make_result())
+    arm, base = make_result(seed=1), make_result(seed=0)
+    other = make_result(name="leaks", seed=2)
+    for row in other["rows"]:
+        row["key"] += "-elsewhere"
+        row["methods"]["ours"]["psnr"] += 50.0
+    both = {0: [arm, other]}, {0: [base, make_result(name="leaks", seed=3)]}
+    found = report.differences(["psnr"], values, *both)["psnr"]
+    assert found["gain"] == pytest.approx(report.differences(["psnr"], values, {0: [arm]}, {0: [base]})["psnr"]["gain"])
+    table = [report.table_row(["psnr"], seeds)["psnr"]["mean"] for seeds in both]
+    assert found["gain"] == pytest.approx(table[0] - table[1])
 
 
 def test_videos_that_could_not_be_made_give_no_column():
