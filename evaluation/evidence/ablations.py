@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from evaluation import results
 from evaluation.evidence.parts import ARMS_PICTURE, Kept, Page, bold, table
 
@@ -13,7 +16,7 @@ def section(page: Page) -> list[str]:
         return ["There is no ablation among the kept files of this run; `imanim ablate` makes one (docs/ablation.md)."]
     base, columns = found["baseline"], found["columns"]
     rows, differences = [], []
-    for arm in sorted(found["table"], key=lambda name: name != base):
+    for arm in in_order(found["table"], base):
         facts, cells = found["arms"][arm], [_over_seeds(found, arm, column) for column in columns]
         cost = [f"{facts['parameters'] / 1e6:.1f}", f"{facts['tflop']:.0f}", f"{facts['cpu_sec'] / 60:.0f}"]
         rows.append([bold(arm, arm == base), str(facts["about"]), str(facts["seeds"]), *cells, *cost])
@@ -34,6 +37,11 @@ def section(page: Page) -> list[str]:
         out.append(table(["arm", *(titles[c] for c in columns if c in _compared(found))], differences))
     out += [f"Not finished: {m['arm']}, seed {m['seed']} ({m['job']}: {m['state']})." for m in found["missing"]]
     return [*out, "    imanim ablate --config configs/ablate/plan.yaml"]
+
+
+def in_order(arms: Iterable[str], base: str) -> list[str]:
+    """The baseline first, then by name, numbers in names as numbers: ``tokens8`` before ``tokens32``."""
+    return sorted(arms, key=lambda arm: (arm != base, re.sub(r"\d+", lambda n: n.group().zfill(6), arm)))
 
 
 def column_title(found: Kept, column: str) -> str:

@@ -115,6 +115,6 @@ def _arms(found: Mapping[str, Any] | None) -> bytes | None:
     if found is None or not found["columns"]:
         return None
     column = found["columns"][0]
-    order = sorted(found["table"], key=lambda arm: arm != found["baseline"])
+    order = ablations.in_order(found["table"], found["baseline"])
     rows = [(arm, list(found["table"][arm].get(column, {}).get("seeds", {}).values())) for arm in order]
     return figures.arms(rows, ablations.column_title(found, column))

@@ -57,11 +57,12 @@ def scores(result: Result, cfg: EvidenceConfig) -> dict[str, Any]:
     values = values_of(result, "clip")
     first = _first(result, cfg, values)
     groups = {scope: _level_groups(_rows_of(result, scope, splits), cfg) for scope, splits in scopes(cfg).items()}
-    facts = {key: result[key] for key in ("protocol", "samples", "method", "methods", "environment")}
+    facts = {key: result[key] for key in ("protocol", "samples", "methods", "environment")}
     return rounded(
         {
             "schema": 1,
             **facts,
+            "method": _method(result),
             "samples": {key: result["samples"][key] for key in ("count", "sha256")},
             "values": {name: result["values"][name] for name in [*first, *(v for v in values if v not in first)]},
             "sets": sets(result),
@@ -90,6 +91,11 @@ def scores(result: Result, cfg: EvidenceConfig) -> dict[str, Any]:
             ),
         }
     )
+
+
+def _method(result: Result) -> dict[str, Any]:
+    """What was measured, without its folder: that is of the machine, the weights' hashes are not."""
+    return {key: value for key, value in result["method"].items() if key != "folder"}
 
 
 def _rows_of(result: Result, scope: str, splits: Sequence[str]) -> Rows:
@@ -259,7 +265,7 @@ def leakage(result: Result) -> dict[str, Any]:
         raise InputError(
             f"leakage: protocol {result['protocol']['name']} has no probes; give one with `leakage:` settings"
         )
-    facts = {key: result[key] for key in ("protocol", "method", "environment")}
+    facts = {"method": _method(result), **{key: result[key] for key in ("protocol", "environment")}}
     samples = {key: result["samples"][key] for key in ("count", "sha256")}
     return rounded({"schema": 1, **facts, "samples": samples, "leakage": found})
 

@@ -8,7 +8,7 @@ import evidence_fixture as fixture
 import numpy as np
 import pytest
 
-from evaluation.evidence import agree, build, page, targets, trim
+from evaluation.evidence import ablations, agree, build, page, targets, trim
 from evaluation.evidence.trim import CELLS, DECIDING
 from imanim.errors import InputError
 
@@ -56,6 +56,15 @@ def test_the_motion_alone_is_kept_at_every_level_and_in_every_cell():
     for scope, level in ((CELLS, "L3"), (DECIDING, "L4"), ("seen", "L3+L4")):
         means = groups[scope][level]["means"]["ours"]
         assert means["moving_error"] == pytest.approx(means["joint_error"] / 2, rel=1e-4)
+
+
+def test_arms_are_in_an_order_that_people_expect():
+    arms = ["tokens32", "no_mask", "tokens8", "full"]
+    assert ablations.in_order(arms, "full") == ["full", "no_mask", "tokens8", "tokens32"]
+
+
+def test_places_on_a_machine_are_not_kept():
+    assert "folder" in fixture.make()["method"] and "folder" not in kept()["method"]
 
 
 def test_a_split_that_is_not_there_is_named():
