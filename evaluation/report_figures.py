@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evaluation import plots, results
@@ -16,6 +16,8 @@ from imanim.data.video import write_png, write_video
 
 _STRIP_PX = 128
 _PLAIN_COLOURS = ("#1f6f8b", "#d1663f", "#5a8f4e", "#7a5aa6")
+HELD_OUT = " (held out)"
+"""Ends the name of a run's validation curve, which has its run's colour."""
 
 # ---------------------------------------------------------------------------------------------------------------- table
 
@@ -170,8 +172,15 @@ def clip_numbers(result: Result, row: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------------- training
 
 
+def run_colours(runs: Iterable[str]) -> dict[str, str]:
+    """A colour a run by name, a run and its ``HELD_OUT`` curve alike."""
+    names = list(runs)
+    base = list(dict.fromkeys(name.removesuffix(HELD_OUT) for name in names))
+    return {name: _PLAIN_COLOURS[base.index(name.removesuffix(HELD_OUT)) % len(_PLAIN_COLOURS)] for name in names}
+
+
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str], *, x: str = "step") -> bytes:
-    """Line plots as PNG, one panel a metric, one line a run.
+    """Line plots as PNG, one panel a metric, one line a run; a run's validation (``HELD_OUT``) in its colour, dotted with circles.
 
     Args:
         runs: {name: rows with ``x`` and the metrics}; rows without a metric are skipped.
@@ -181,13 +190,18 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[st
 
     panels = [m for m in metrics if any(m in row for rows in runs.values() for row in rows)]
     figure = Figure(figsize=(3.6 * max(1, len(panels)), 2.7), dpi=130, layout="constrained")
+    colours = run_colours(runs)
     for i, metric in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
-        for colour, (name, rows) in zip(_PLAIN_COLOURS * 4, runs.items()):
+        for name, rows in runs.items():
             points = [(row[x], row[metric]) for row in rows if metric in row and x in row]
             if points:
-                marker = "o" if len(points) < 3 else None
-                axes.plot(*zip(*points), color=colour, label=name, linewidth=1.4, marker=marker, markersize=3)
+                held_out = name.endswith(HELD_OUT)
+                style: dict[str, Any] = {
+                    "linestyle": ":" if held_out else "-",
+                    "marker": "o" if held_out or len(points) < 3 else None,
+                }
+                axes.plot(*zip(*points), color=colours[name], label=name, linewidth=1.4, markersize=3, **style)
         axes.set_title(metric.replace("_", " "), fontsize=9)
         axes.set_xlabel(x, fontsize=8)
         axes.tick_params(labelsize=7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Step:
     @property
     def told(self) -> str:
         """The same for people, to be run from the repository's root."""
-        return " ".join([self.told_program, *(_relative(word) for word in self.words)])
+        return f"{self.told_program} {shlex.join(_relative(word) for word in self.words)}"
 
 
 def main(argv: list[str]) -> int:
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
         return _dry_run(cfg)
     if not only_page:
         _check(cfg)
-        _measure(cfg, f"--config {' '.join([_relative(args.config), *args.overrides])}")
+        _measure(cfg, _given(args.config, args.overrides))
     from evaluation.evidence import build
 
     print(f"{build.write_page(cfg)} written")
@@ -108,6 +109,11 @@ def _ranks(count: int) -> tuple[list[str], str]:
         return [sys.executable], "python"
     how = ["--standalone", "--nproc_per_node", str(count)]
     return [sys.executable, "-m", "torch.distributed.run", *how], " ".join(["torchrun", *how])
+
+
+def _given(file: str, overrides: list[str]) -> str:
+    """This command's own settings, as a shell takes them."""
+    return shlex.join(["--config", _relative(file), *overrides])
 
 
 def _relative(word: str) -> str:

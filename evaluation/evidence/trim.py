@@ -15,6 +15,7 @@ import numpy as np
 from evaluation import summary
 from evaluation.evidence.config import EvidenceConfig
 from evaluation.metrics.base import Value
+from evaluation.report_figures import HELD_OUT
 from evaluation.results import ALL, OURS, Result
 from evaluation.results import headline as headline_of
 from evaluation.results import values as values_of
@@ -271,12 +272,12 @@ def leakage(result: Result) -> dict[str, Any]:
 
 
 def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], values: Sequence[str]) -> dict[str, Any]:
-    """Training and validation curves, thinned: {run, or ``run (held out)``: rows with ``step`` and the values}."""
+    """Training and validation curves, thinned: {run, or run + ``HELD_OUT``: rows with ``step`` and the values}."""
     out: dict[str, Any] = {}
     for name, rows in runs.items():
         for suffix, found in (
             ("", [row for row in rows if "validation" not in row]),
-            (" (held out)", [{"step": row["step"], **row["validation"]} for row in rows if "validation" in row]),
+            (HELD_OUT, [{"step": row["step"], **row["validation"]} for row in rows if "validation" in row]),
         ):
             kept = [{k: row[k] for k in ("step", *values) if _number(row.get(k))} for row in found]
             kept = [row for row in kept if len(row) > 1]

@@ -1,5 +1,6 @@
 """`launchers/evidence.py`: what it would do, what it refuses beforehand, and what its exit code says."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def test_shipped_configurations_list_their_steps(name, capsys, monkeypatch, tmp_
     )
     assert str(ROOT) not in said and not list(tmp_path.iterdir())
     assert ("leakage: " in said) == (name == "evidence.yaml")
+
+
+def test_commands_on_the_page_can_be_given_to_a_shell():
+    words = ["curves={stage 2: runs/a, stage 3: runs/b}", "tokens.batch_size=4"]
+    told = evidence._given(str(ROOT / "configs/evidence.yaml"), words)
+    assert shlex.split(told) == ["--config", "configs/evidence.yaml", *words]
+    step = evidence.Step("scores", ["launchers/evaluate.py", words[0]], 0.0)
+    assert shlex.split(step.told)[1:] == ["launchers/evaluate.py", words[0]]
 
 
 def test_a_quick_run_writes_nothing_that_is_committed():

@@ -216,6 +216,13 @@ def test_curves_draw_what_is_there():
     assert png.startswith(b"\x89PNG")
 
 
+def test_a_run_and_its_validation_have_one_colour_and_no_other_run_has_it():
+    names = [name + end for name in ("stage 1", "stage 2", "stage 3") for end in ("", report_figures.HELD_OUT)]
+    colours = report_figures.run_colours(names)
+    assert len(set(colours.values())) == 3
+    assert all(colours[name] == colours[name + report_figures.HELD_OUT] for name in ("stage 1", "stage 2", "stage 3"))
+
+
 def test_the_demo_says_what_its_training_changed(result):
     before = make_result("shipped", gain=0.2, seed=3)
     text = html.unescape(demo_page(DemoFacts(result, pictures, before, seconds={"data": 3.0}, about={"torch": "2"})))
