@@ -24,7 +24,8 @@ DESCRIPTION = """Renders the benchmark from its seeds, measures the model, probe
 
   python launchers/evidence.py --config configs/evidence.yaml           everything: docs/evidence.md
   python launchers/evidence.py --config configs/evidence_quick.yaml     smaller, compared with the kept full result
-  python launchers/evidence.py page --config configs/evidence.yaml      writes the page again from the kept files; measures nothing
+  python launchers/evidence.py page --config configs/evidence.yaml      writes the page again from the kept files; measures nothing.
+                                                                        ablation=, replications=, gap_arms=, curves= replace theirs
   python launchers/evidence.py compare FULL QUICK                       two folders of kept files: do they order things alike?
 
 The same command again continues: finished steps are skipped. `--dry-run` lists the steps and how long they take, `--settings`
@@ -71,11 +72,14 @@ def main(argv: list[str]) -> int:
     cfg = config.load(EvidenceConfig, args.config, args.overrides)
     if args.dry_run:
         return _dry_run(cfg)
-    if not only_page:
-        _check(cfg)
-        _measure(cfg, _given(args.config, args.overrides))
     from evaluation.evidence import build
 
+    _check(cfg)
+    if only_page:
+        for path in build.keep_named(cfg):
+            print(f"{path} written")
+    else:
+        _measure(cfg, _given(args.config, args.overrides))
     print(f"{build.write_page(cfg)} written")
     return _compared(cfg) if cfg.reference is not None else 0
 
@@ -144,9 +148,10 @@ def _check(cfg: EvidenceConfig) -> None:
     from evaluation.evidence import build, page
 
     page.check_words(page.read_words(cfg.keep.words), cfg.keep.words)
-    for name in (cfg.ablation, *cfg.curves.values(), *cfg.gap_arms.values()):
+    named = (cfg.ablation, *cfg.replications.values(), *cfg.curves.values(), *cfg.gap_arms.values())
+    for name in named:
         if name is not None and not Path(name).exists():
-            raise InputError(f"{name}: no such file or folder; check ablation, gap_arms and curves")
+            raise InputError(f"{name}: no such file or folder; check ablation, replications, gap_arms and curves")
     if cfg.reference is not None:
         if not Path(cfg.reference).is_dir():
             raise InputError(

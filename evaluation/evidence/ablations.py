@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from evaluation import results
 from evaluation.evidence.parts import ARMS_PICTURE, Kept, Page, bold, table
+from imanim.errors import InputError
 
 
 def section(page: Page) -> list[str]:
@@ -35,6 +36,7 @@ def section(page: Page) -> list[str]:
             f"Gain over `{base}`, paired by clip and seed, 95 % over motions; bold is surely better, *italic surely worse*:"
         )
         out.append(table(["arm", *(titles[c] for c in columns if c in _compared(found))], differences))
+    out += _again(page.cfg.replicated, found, page.kept.get("replications", {}))
     out += [f"Not finished: {m['arm']}, seed {m['seed']} ({m['job']}: {m['state']})." for m in found["missing"]]
     return [*out, "    imanim ablate --config configs/ablate/plan.yaml"]
 
@@ -51,6 +53,42 @@ def column_title(found: Kept, column: str) -> str:
     if name not in known:
         return column
     return f"{results.title(known[name])}{f' at {group}' if group else ''} {results.arrow(known[name])}"
+
+
+def _again(columns: Sequence[str], found: Kept, replications: Mapping[str, Kept]) -> list[str]:
+    """The ablation beside itself under other seeds: does a difference come back?"""
+    base, runs = found["baseline"], {_seeds(found): found, **replications}
+    other = [name for name, run in replications.items() if run["baseline"] != base]
+    if other:
+        raise InputError(f"replications: {other[0]} compares with {replications[other[0]]['baseline']}, not {base}")
+    shown = [column for column in columns if any(column in of for run in runs.values() for of in run["table"].values())]
+    arms = {arm for run in replications.values() for arm in run["table"]} & set(found["table"])
+    if not (shown and arms):
+        return []
+    rows = [
+        [bold(arm, arm == base), *(_either(run, arm, column) for column in shown for run in runs.values())]
+        for arm in in_order(arms, base)
+    ]
+    head = ["arm", *(f"{column_title(found, column)}: {name}" for column in shown for name in runs)]
+    return [
+        f"The same arms again. `{base}`: values, and a probe's are values for every arm; else gains over `{base}` of the same run "
+        "and seed, 95 % over motions, bold and italic as above:",
+        table(head, rows),
+    ]
+
+
+def _seeds(found: Kept) -> str:
+    known = sorted(
+        {seed for of in found["table"].values() for facts in of.values() for seed in facts["seeds"]}, key=int
+    )
+    return f"seed{'s' if len(known) > 1 else ''} {', '.join(known)}"
+
+
+def _either(run: Kept, arm: str, column: str) -> str:
+    """A gain over the baseline where there is one, else the value; nothing where the run had not that arm."""
+    if arm not in run["table"]:
+        return ""
+    return _difference(run, arm, column) if column in run["differences"].get(arm, {}) else _over_seeds(run, arm, column)
 
 
 def _compared(found: Kept) -> set[str]:

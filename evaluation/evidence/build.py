@@ -17,7 +17,7 @@ from imanim.data.files import read_json, write_atomic
 from imanim.errors import InputError
 from imanim.training.monitor import METRICS, read_metrics
 
-NEEDED, OPTIONAL = ("scores", "run"), ("tokens", "leakage", "curves", "ablation", "arm_gaps")
+NEEDED, OPTIONAL = ("scores", "run"), ("tokens", "leakage", "curves", "ablation", "replications", "arm_gaps")
 
 
 def keep(
@@ -38,23 +38,46 @@ def keep(
         files["leakage"] = trim.leakage(outputs["leakage"])
     if outputs.get("tokens") is not None:
         files["tokens"] = trim.rounded(outputs["tokens"])
-    if cfg.curves:
-        files["curves"] = trim.curves({name: _metrics(run) for name, run in cfg.curves.items()}, cfg.curve_values)
-    if cfg.ablation is not None:
-        files["ablation"] = trim.ablation(read_json(cfg.ablation), cfg.ablation)
-    if cfg.gap_arms:
-        arms = {name: results.load(folder) for name, folder in cfg.gap_arms.items()}
-        files["arm_gaps"] = trim.arm_gaps(arms, cfg)
+    files |= _named(cfg)
     shown = _strips(outputs["scores"], frames_of, cfg) if frames_of is not None else []
     files["run"] = {"schema": 1, **run, "strips": shown}
     for name in (*NEEDED, *OPTIONAL):
         path = folder / f"{name}.json"
-        if name in files:
-            # Without line breaks: thousands of numbers, a line each, are four times as large.
-            write_atomic(path, (json.dumps(files[name], sort_keys=True, allow_nan=False) + "\n").encode())
-        else:
+        if name not in files:
             path.unlink(missing_ok=True)  # of an earlier run that had it: it does not belong to this one
-    return [str(folder / f"{name}.json") for name in files]
+    return [_write(cfg, name, content) for name, content in files.items()]
+
+
+def keep_named(cfg: EvidenceConfig) -> list[str]:
+    """Writes the kept files that need no measuring, where the settings name what they come from: ``curves``, ``ablation``,
+    ``replications``, ``gap_arms``. All other kept files stay as they are.
+
+    Returns:
+        the files written.
+    """
+    return [_write(cfg, name, content) for name, content in _named(cfg).items()]
+
+
+def _named(cfg: EvidenceConfig) -> dict[str, Any]:
+    """The kept files that settings name a source of, by name."""
+    files: dict[str, Any] = {}
+    if cfg.curves:
+        files["curves"] = trim.curves({name: _metrics(run) for name, run in cfg.curves.items()}, cfg.curve_values)
+    if cfg.ablation is not None:
+        files["ablation"] = trim.ablation(read_json(cfg.ablation), cfg.ablation)
+    if cfg.replications:
+        files["replications"] = {name: trim.ablation(read_json(path), path) for name, path in cfg.replications.items()}
+    if cfg.gap_arms:
+        arms = {name: results.load(folder) for name, folder in cfg.gap_arms.items()}
+        files["arm_gaps"] = trim.arm_gaps(arms, cfg)
+    return files
+
+
+def _write(cfg: EvidenceConfig, name: str, content: Any) -> str:
+    path = Path(cfg.keep.results) / f"{name}.json"
+    # Without line breaks: thousands of numbers, a line each, are four times as large.
+    write_atomic(path, (json.dumps(content, sort_keys=True, allow_nan=False) + "\n").encode())
+    return str(path)
 
 
 def _metrics(run: str) -> list[dict[str, Any]]:

@@ -108,6 +108,13 @@ class EvidenceConfig:
     keep: OutputsConfig = opt(OutputsConfig(), "what is kept")
     model: str | None = opt(None, "training run or model folder; null = the packaged tiny model")
     ablation: str | None = opt(None, "ablation.json of `imanim ablate`; null = the page says that there is none")
+    replications: dict[str, str] = opt(
+        {}, "the same ablation again, {name: ablation.json}: other seeds, precisions or machines; name = what differs"
+    )
+    replicated: list[str] = opt(
+        ["joint_error", "moving_error", "read_joint_error", "leakage of person"],
+        "columns of the ablation shown beside those of its replications",
+    )
     gap_arms: dict[str, str] = opt(
         {}, "arms of the ablation shown over the gap between bodies, {name: folder of their results.json}"
     )

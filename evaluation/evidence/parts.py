@@ -27,7 +27,8 @@ GAP_PICTURE, LEVEL_PICTURE, CURVES_PICTURE, ARMS_PICTURE = (
 class Page:
     """What the page is written from.
 
-    kept: {name: file's content}: ``scores`` and ``run``, where they were made ``tokens``, ``leakage``, ``curves``, ``ablation``.
+    kept: {name: file's content}: ``scores`` and ``run``, where they were made ``tokens``, ``leakage``, ``curves``, ``ablation``,
+    ``replications`` {name: as ``ablation``}.
     pictures: folder. words: {heading: Markdown}.
     """
 

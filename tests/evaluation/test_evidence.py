@@ -206,6 +206,26 @@ def test_an_ablation_is_optional_and_checked(tmp_path):
         whole(tmp_path, fixture.settings(tmp_path, ablation=str(path)))
 
 
+def test_an_ablation_is_shown_beside_its_replications(tmp_path):
+    again = json.loads(json.dumps(ABLATION))
+    again["differences"]["skeleton"]["joint_error@L3"] |= {"gain": -1.5, "low": -2.5, "high": -0.5}
+    again["table"]["full"]["joint_error@L3"] |= {"mean": 3.25, "seeds": {"2": 3.25}}
+    paths = {"ablation": tmp_path / "ablation.json", "seed 2": tmp_path / "again.json"}
+    for path, content in zip(paths.values(), (ABLATION, again)):
+        path.write_text(json.dumps(content))
+    cfg = fixture.settings(tmp_path, ablation=str(paths["ablation"]), replicated=["joint_error@L3", "unknown"])
+    cfg.replications = {"seed 2, float32": str(paths["seed 2"])}
+    text = whole(tmp_path, cfg)
+    title = "joint error (%) at L3 ↓"
+    assert f"| arm | {title}: seeds 0, 1 | {title}: seed 2, float32 |" in text
+    assert "| **full** | 3.50 (3.00 to 4.00) | 3.25 |" in text
+    assert "| skeleton | *-2.00 [-3.00, -1.00]* | *-1.50 [-2.50, -0.50]* |" in text
+    again["plan"]["baseline"] = "skeleton"
+    paths["seed 2"].write_text(json.dumps(again))
+    with pytest.raises(InputError, match="seed 2, float32 compares with skeleton, not full"):
+        whole(tmp_path, cfg)
+
+
 def _arm(arm, seed):
     return {"arm": arm, "seed": seed, "cpu_sec": 600.0, "tflop": 1.0, "parameters": {"denoiser": 2_000_000}}
 

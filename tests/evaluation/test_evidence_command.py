@@ -1,12 +1,13 @@
 """`launchers/evidence.py`: what it would do, what it refuses beforehand, and what its exit code says."""
 
+import json
 import shlex
 import sys
 from pathlib import Path
 
 import evidence_fixture as fixture
 import pytest
-from test_evidence import RUN
+from test_evidence import ABLATION, RUN
 
 from evaluation.evidence import build
 from evaluation.evidence.config import EvidenceConfig
@@ -88,6 +89,20 @@ def test_the_page_verb_measures_nothing(tmp_path, capsys):
     file.write_text(config.to_yaml(settings))
     assert evidence.main(["page", "--config", str(file)]) == 0
     assert (tmp_path / "page.md").is_file() and folder and "written" in capsys.readouterr().out
+
+
+def test_the_page_verb_takes_what_needs_no_measuring(tmp_path, capsys):
+    folder = Path(keep(tmp_path))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    file, made = tmp_path / "evidence.yaml", tmp_path / "ablation.json"
+    file.write_text(config.to_yaml(fixture.settings(tmp_path)))
+    made.write_text(json.dumps(ABLATION))
+    assert evidence.main(["page", "--config", str(file), f"ablation={made}"]) == 0
+    assert f"{folder / 'ablation.json'} written" in capsys.readouterr().out
+    assert "| **full** | the method | 2 |" in (tmp_path / "page.md").read_text()
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    with pytest.raises(InputError, match=r"gone.json: no such file or folder; check ablation"):
+        evidence.main(["page", "--config", str(file), "replications={seed 1: gone.json}"])
 
 
 def test_an_evaluation_that_left_samples_out_is_finished_and_a_failed_one_is_not(tmp_path):
