@@ -79,6 +79,7 @@ def main(argv: list[str]) -> int:
         for path in build.keep_named(cfg):
             print(f"{path} written")
     else:
+        build.named(cfg)  # what is wrong with them is said before the long run, not after it
         _measure(cfg, _given(args.config, args.overrides))
     print(f"{build.write_page(cfg)} written")
     return _compared(cfg) if cfg.reference is not None else 0

@@ -58,9 +58,6 @@ def column_title(found: Kept, column: str) -> str:
 def _again(columns: Sequence[str], found: Kept, replications: Mapping[str, Kept]) -> list[str]:
     """The ablation beside itself under other seeds: does a difference come back?"""
     base, runs = found["baseline"], {_seeds(found): found, **replications}
-    other = [name for name, run in replications.items() if run["baseline"] != base]
-    if other:
-        raise InputError(f"replications: {other[0]} compares with {replications[other[0]]['baseline']}, not {base}")
     shown = [column for column in columns if any(column in of for run in runs.values() for of in run["table"].values())]
     arms = {arm for run in replications.values() for arm in run["table"]} & set(found["table"])
     if not (shown and arms):
@@ -74,7 +71,34 @@ def _again(columns: Sequence[str], found: Kept, replications: Mapping[str, Kept]
         f"The same arms again. `{base}`: values, and a probe's are values for every arm; else gains over `{base}` of the same run "
         "and seed, 95 % over motions, bold and italic as above:",
         table(head, rows),
+        *(_came_back(found, name, run) for name, run in replications.items()),
     ]
+
+
+def _came_back(found: Kept, name: str, run: Kept) -> str:
+    """How many of the first run's sure differences another run has too, over every column that both compare."""
+    pairs = [
+        (facts["outcome"], run["differences"][arm][column]["outcome"])
+        for arm, columns in found["differences"].items()
+        for column, facts in columns.items()
+        if facts["outcome"] != "open" and column in run["differences"].get(arm, {})
+    ]
+    again = sum(one == other for one, other in pairs)
+    return (
+        f"Of {len(pairs)} differences of these arms, in all columns, that are sure in {_seeds(found)}, {again} are sure again "
+        f"in {name}, in the same direction."
+    )
+
+
+def check_replications(found: Kept | None, replications: Mapping[str, Kept]) -> None:
+    """Raises InputError for replications that cannot stand beside the ablation, or have none to stand beside."""
+    for name, run in replications.items():
+        if found is None:
+            raise InputError(f"replications: {name} has no ablation to stand beside; give ablation=FILE too")
+        if name == _seeds(found):
+            raise InputError(f"replications: {name} is what the first ablation is called; choose another name")
+        if run["baseline"] != found["baseline"]:
+            raise InputError(f"replications: {name} compares with {run['baseline']}, not {found['baseline']}")
 
 
 def _seeds(found: Kept) -> str:

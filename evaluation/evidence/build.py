@@ -38,7 +38,7 @@ def keep(
         files["leakage"] = trim.leakage(outputs["leakage"])
     if outputs.get("tokens") is not None:
         files["tokens"] = trim.rounded(outputs["tokens"])
-    files |= _named(cfg)
+    files |= named(cfg)
     shown = _strips(outputs["scores"], frames_of, cfg) if frames_of is not None else []
     files["run"] = {"schema": 1, **run, "strips": shown}
     for name in (*NEEDED, *OPTIONAL):
@@ -55,11 +55,15 @@ def keep_named(cfg: EvidenceConfig) -> list[str]:
     Returns:
         the files written.
     """
-    return [_write(cfg, name, content) for name, content in _named(cfg).items()]
+    return [_write(cfg, name, content) for name, content in named(cfg, load(cfg.keep.results)).items()]
 
 
-def _named(cfg: EvidenceConfig) -> dict[str, Any]:
-    """The kept files that settings name a source of, by name."""
+def named(cfg: EvidenceConfig, kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The kept files that settings name a source of, by name. ``kept``: files that stay beside them.
+
+    Raises:
+        InputError: a source that is not what it should be, or replications that do not fit their ablation.
+    """
     files: dict[str, Any] = {}
     if cfg.curves:
         files["curves"] = trim.curves({name: _metrics(run) for name, run in cfg.curves.items()}, cfg.curve_values)
@@ -70,6 +74,8 @@ def _named(cfg: EvidenceConfig) -> dict[str, Any]:
     if cfg.gap_arms:
         arms = {name: results.load(folder) for name, folder in cfg.gap_arms.items()}
         files["arm_gaps"] = trim.arm_gaps(arms, cfg)
+    both = {**(kept or {}), **files}
+    ablations.check_replications(both.get("ablation"), both.get("replications", {}))
     return files
 
 

@@ -220,6 +220,18 @@ def test_an_ablation_is_shown_beside_its_replications(tmp_path):
     assert f"| arm | {title}: seeds 0, 1 | {title}: seed 2, float32 |" in text
     assert "| **full** | 3.50 (3.00 to 4.00) | 3.25 |" in text
     assert "| skeleton | *-2.00 [-3.00, -1.00]* | *-1.50 [-2.50, -0.50]* |" in text
+    said = "Of 1 differences of these arms, in all columns, that are sure in seeds 0, 1, {} are sure again in seed 2, float32"
+    assert said.format(1) in text
+    again["differences"]["skeleton"]["joint_error@L3"]["outcome"] = "open"
+    paths["seed 2"].write_text(json.dumps(again))
+    assert said.format(0) in whole(tmp_path, cfg)
+    cfg.replications = {"seeds 0, 1": str(paths["seed 2"])}
+    with pytest.raises(InputError, match="seeds 0, 1 is what the first ablation is called"):
+        whole(tmp_path, cfg)
+    cfg.replications, cfg.ablation = {"seed 2, float32": str(paths["seed 2"])}, None
+    with pytest.raises(InputError, match="seed 2, float32 has no ablation to stand beside"):
+        whole(tmp_path, cfg)
+    cfg.ablation = str(paths["ablation"])
     again["plan"]["baseline"] = "skeleton"
     paths["seed 2"].write_text(json.dumps(again))
     with pytest.raises(InputError, match="seed 2, float32 compares with skeleton, not full"):
