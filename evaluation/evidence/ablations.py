@@ -36,7 +36,7 @@ def section(page: Page) -> list[str]:
             f"Gain over `{base}`, paired by clip and seed, 95 % over motions; bold is surely better, *italic surely worse*:"
         )
         out.append(table(["arm", *(titles[c] for c in columns if c in _compared(found))], differences))
-    out += _again(page.cfg.replicated, found, page.kept.get("replications", {}))
+    out += replicated(page.cfg.replicated, found, page.kept.get("replications", {}))
     out += [f"Not finished: {m['arm']}, seed {m['seed']} ({m['job']}: {m['state']})." for m in found["missing"]]
     return [*out, "    imanim ablate --config configs/ablate/plan.yaml"]
 
@@ -55,7 +55,7 @@ def column_title(found: Kept, column: str) -> str:
     return f"{results.title(known[name])}{f' at {group}' if group else ''} {results.arrow(known[name])}"
 
 
-def _again(columns: Sequence[str], found: Kept, replications: Mapping[str, Kept]) -> list[str]:
+def replicated(columns: Sequence[str], found: Kept, replications: Mapping[str, Kept]) -> list[str]:
     """The ablation beside itself under other seeds: does a difference come back?"""
     base, runs = found["baseline"], {_seeds(found): found, **replications}
     shown = [column for column in columns if any(column in of for run in runs.values() for of in run["table"].values())]
@@ -72,6 +72,7 @@ def _again(columns: Sequence[str], found: Kept, replications: Mapping[str, Kept]
         "and seed, 95 % over motions, bold and italic as above:",
         table(head, rows),
         *(_came_back(found, name, run) for name, run in replications.items()),
+        *(_in_every_run(found, replications) if len(replications) > 1 else []),
     ]
 
 
@@ -90,6 +91,25 @@ def _came_back(found: Kept, name: str, run: Kept) -> str:
     )
 
 
+def _in_every_run(found: Kept, replications: Mapping[str, Kept]) -> list[str]:
+    """Which differences are sure, in the same direction, in the first run and in every other that has the arm."""
+    runs = replications.values()
+    lines = []
+    for arm in in_order(found["differences"], found["baseline"]):
+        others = [run["differences"][arm] for run in runs if arm in run["differences"]]
+        same = {
+            column: facts["outcome"]
+            for column, facts in found["differences"][arm].items()
+            if facts["outcome"] != "open" and all(o.get(column, {}).get("outcome") == facts["outcome"] for o in others)
+        }
+        if len(others) == len(runs) and same:
+            told = [f"{column_title(found, column)} ({outcome})" for column, outcome in same.items()]
+            lines.append(f"- {arm}: {', '.join(told)}")
+    if not lines:
+        return ["No difference is sure in every one of these runs."]
+    return ["Sure in every one of these runs, in the same direction:", "\n".join(lines)]
+
+
 def check_replications(found: Kept | None, replications: Mapping[str, Kept]) -> None:
     """Raises InputError for replications that cannot stand beside the ablation, or have none to stand beside."""
     for name, run in replications.items():
@@ -99,6 +119,13 @@ def check_replications(found: Kept | None, replications: Mapping[str, Kept]) -> 
             raise InputError(f"replications: {name} is what the first ablation is called; choose another name")
         if run["baseline"] != found["baseline"]:
             raise InputError(f"replications: {name} compares with {run['baseline']}, not {found['baseline']}")
+        for what in ("budget", "protocols"):
+            # Files kept by earlier versions do not say; nothing can be held against them.
+            if found.get(what) and run.get(what) and run[what] != found[what]:
+                raise InputError(
+                    f"replications: {name} has other {what} than the ablation, so it is not the same one again; "
+                    "run both with the same plan, or show it on a page of its own"
+                )
 
 
 def _seeds(found: Kept) -> str:

@@ -50,7 +50,7 @@ def keep(
 
 def keep_named(cfg: EvidenceConfig) -> list[str]:
     """Writes the kept files that need no measuring, where the settings name what they come from: ``curves``, ``ablation``,
-    ``replications``, ``gap_arms``. All other kept files stay as they are.
+    ``replications``, ``gap_arms``. All other kept files stay as they are, and so do replications of other names.
 
     Returns:
         the files written.
@@ -70,7 +70,9 @@ def named(cfg: EvidenceConfig, kept: Mapping[str, Any] | None = None) -> dict[st
     if cfg.ablation is not None:
         files["ablation"] = trim.ablation(read_json(cfg.ablation), cfg.ablation)
     if cfg.replications:
-        files["replications"] = {name: trim.ablation(read_json(path), path) for name, path in cfg.replications.items()}
+        # By name: those kept beside them stay, so a seed can be added when the files of the others are gone.
+        again = {name: trim.ablation(read_json(path), path) for name, path in cfg.replications.items()}
+        files["replications"] = {**(kept or {}).get("replications", {}), **again}
     if cfg.gap_arms:
         arms = {name: results.load(folder) for name, folder in cfg.gap_arms.items()}
         files["arm_gaps"] = trim.arm_gaps(arms, cfg)

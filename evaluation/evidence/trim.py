@@ -237,7 +237,8 @@ def arm_gaps(arms: Mapping[str, Result], cfg: EvidenceConfig) -> dict[str, Any]:
 
 def ablation(found: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What is kept of an ``ablation.json``: ``baseline``, ``columns``, ``values``, ``table``, ``differences``, ``missing`` and
-    ``environment`` as there; ``arms``: {arm: about, seeds, parameters, cpu_sec, tflop (means over seeds)}.
+    ``environment`` as there; ``arms``: {arm: about, seeds, parameters, cpu_sec, tflop (means over seeds)}; ``budget``: the plan's
+    stages with their settings; ``protocols``: {name: sha256 of the protocol and of its samples}.
 
     Raises:
         InputError: not such a file.
@@ -256,7 +257,15 @@ def ablation(found: Mapping[str, Any], name: str) -> dict[str, Any]:
     kept = {key: found[key] for key in needed if key not in ("plan", "arms", "runs")}
     # A value without a scope is one of clips: what imanim ablate tabulates.
     kept["values"] = {value: {"scope": "clip", **facts} for value, facts in found["values"].items()}
-    return rounded({"schema": 1, "baseline": found["plan"]["baseline"], "arms": arms, **kept})
+    plan = found["plan"]
+    budget = [{key: stage[key] for key in ("config", "settings") if key in stage} for stage in plan.get("stages", [])]
+    protocols = {
+        name: {key: scored[key] for key in ("protocol_sha256", "samples_sha256") if key in scored}
+        for run in found["runs"]
+        for name, scored in run.get("scores", {}).items()
+    }
+    told = {"baseline": plan["baseline"], "budget": budget, "protocols": protocols}
+    return rounded({"schema": 1, **told, "arms": arms, **kept})
 
 
 def leakage(result: Result) -> dict[str, Any]:

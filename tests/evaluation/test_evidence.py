@@ -238,6 +238,36 @@ def test_an_ablation_is_shown_beside_its_replications(tmp_path):
         whole(tmp_path, cfg)
 
 
+def test_what_is_sure_in_every_run_is_listed():
+    found, one, other = (trim.ablation(json.loads(json.dumps(ABLATION)), "a") for _ in range(3))
+
+    def lines():
+        return ablations.replicated(["joint_error@L3"], found, {"one": one, "other": other})[-2:]
+
+    assert lines() == [
+        "Sure in every one of these runs, in the same direction:",
+        "- skeleton: joint error (%) at L3 ↓ (worse)",
+    ]
+    other["differences"]["skeleton"]["joint_error@L3"]["outcome"] = "open"
+    assert lines()[-1] == "No difference is sure in every one of these runs."
+    one["differences"] = {}  # two runs of an arm are not all three
+    assert lines()[-1] == "No difference is sure in every one of these runs."
+
+
+@pytest.mark.parametrize("what", ["budget", "protocols"])
+def test_another_budget_or_protocol_is_no_replication(what):
+    content = json.loads(json.dumps(ABLATION))
+    content["plan"]["stages"] = [{"config": "stage1.yaml", "settings": {"max_steps": 10}}]
+    content["runs"][0]["scores"] = {"films": {"protocol_sha256": "ab", "samples_sha256": "cd", "groups": {}}}
+    found, again = (trim.ablation(content, "a") for _ in range(2))
+    assert found["protocols"] == {"films": {"protocol_sha256": "ab", "samples_sha256": "cd"}}
+    ablations.check_replications(found, {"again": again})
+    ablations.check_replications(found, {"again": {**again, what: {}}})  # kept before it was kept
+    again[what] = {"other": 1}
+    with pytest.raises(InputError, match=f"again has other {what} than the ablation"):
+        ablations.check_replications(found, {"again": again})
+
+
 def _arm(arm, seed):
     return {"arm": arm, "seed": seed, "cpu_sec": 600.0, "tflop": 1.0, "parameters": {"denoiser": 2_000_000}}
 

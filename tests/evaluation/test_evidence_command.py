@@ -103,6 +103,10 @@ def test_the_page_verb_takes_what_needs_no_measuring(tmp_path, capsys):
     assert {name: (folder / name).read_bytes() for name in before} == before
     with pytest.raises(InputError, match=r"gone.json: no such file or folder; check ablation"):
         evidence.main(["page", "--config", str(file), "replications={seed 1: gone.json}"])
+    for name in ("again", "once more"):
+        assert evidence.main(["page", "--config", str(file), f"replications={{{name}: {made}}}"]) == 0
+    kept = json.loads((folder / "replications.json").read_text())
+    assert list(kept) == ["again", "once more"]  # the first file may be gone by the time the second is there
 
 
 def test_an_evaluation_that_left_samples_out_is_finished_and_a_failed_one_is_not(tmp_path):
