@@ -17,7 +17,7 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 # More threads than cores slow two ranks down tenfold; whoever knows better sets it.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo evidence test lint format clean
+.PHONY: setup demo evidence test test-processes test-others lint format clean
 .DEFAULT_GOAL := setup
 
 setup: $(VENV)/.ready
@@ -39,10 +39,22 @@ evidence: $(VENV)/.ready
 	$(if $(QUICK),,-$(RUN) $(BIN)/python -m imanim.weights import all)
 	$(RUN) $(BIN)/python launchers/evidence.py --config configs/evidence$(if $(QUICK),_quick).yaml $(EVIDENCE)
 
-# Tests of real networks need their weights; without a network those tests are skipped and say so.
+# Tests of real networks need their weights; without a network those tests are skipped and say so. Tests that start trainings and
+# jobs wait a lot, so all others run beside them, in a process of their own (pytest-xdist's threads and forked loader workers do
+# not live together: LOG.md). TEST="tests/models -k codebook" runs what it names, in one process.
+STARTS_PROCESSES = tests/cluster tests/launchers tests/training
+# Whole lines of either process, so that they do not mix.
+LINES = | grep -a --line-buffered ''
 test: $(VENV)/.ready
 	-$(RUN) $(BIN)/python -m imanim.weights import all
-	$(RUN) $(BIN)/python -m pytest $(TEST)
+	$(if $(TEST),$(RUN) $(BIN)/python -m pytest $(TEST),$(MAKE) --no-print-directory -j2 test-processes test-others)
+
+test-processes test-others: SHELL = bash
+test-processes: $(VENV)/.ready
+	@set -o pipefail; $(RUN) $(BIN)/python -m pytest --durations=15 $(STARTS_PROCESSES) $(LINES)
+
+test-others: $(VENV)/.ready
+	@set -o pipefail; $(RUN) $(BIN)/python -m pytest --durations=15 $(STARTS_PROCESSES:%=--ignore=%) tests $(LINES)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

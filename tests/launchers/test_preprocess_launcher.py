@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -25,10 +24,8 @@ def one_line_error(done, *parts):
 
 
 def test_help_answers_without_loading_the_heavy_libraries(launch, request):
-    begun = time.monotonic()
     done = launch("--help")
     assert done.returncode == 0 and "--config" in done.stdout and "input=" in done.stdout
-    assert time.monotonic() - begun < 10  # two seconds on a quiet machine
     code = "import sys; sys.argv=['x','--help']; import runpy\ntry: runpy.run_path('launchers/preprocess.py', run_name='__main__')"
     code += (
         "\nexcept SystemExit: pass\nprint([m for m in ('torch', 'av', 'numpy', 'ai_edge_litert') if m in sys.modules])"
