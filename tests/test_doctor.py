@@ -32,7 +32,7 @@ def launch(*words: str, **env: str) -> subprocess.CompletedProcess:
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
 
 
@@ -75,7 +75,7 @@ def test_what_training_would_refuse_is_a_problem_and_exit_code_1_over_two_ranks_
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 1
     said = [line for line in done.stdout.splitlines() if not line.startswith(" ")]

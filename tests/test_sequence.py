@@ -27,9 +27,9 @@ class Threads(Team):
     def exchange(self, x: Tensor, sent: list[int], got: list[int]) -> Tensor:
         for to, piece in enumerate(x.split(sent)):
             self.mail[self.rank, to] = piece
-        self.everybody.wait(timeout=20)
+        self.everybody.wait(timeout=300)
         found = [self.mail[other, self.rank] for other in range(self.size)]
-        self.everybody.wait(timeout=20)
+        self.everybody.wait(timeout=300)
         assert [len(piece) for piece in found] == got
         return torch.cat(found)
 

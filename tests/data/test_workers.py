@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_closing_a_feed_ends_its_workers_without_a_word(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", ENDS, str(folder)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", ENDS, str(folder)], capture_output=True, text=True, timeout=1200)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[1] == "0"
 

@@ -252,7 +252,7 @@ publish(sys.argv[1], sys.argv[2], workers=1, progress=False)
 
 def test_a_killed_copy_goes_on_where_it_stopped(bucket: Bucket, folder: Path, sent: Sent) -> None:
     command = [sys.executable, "-c", KILLED, str(folder), bucket.url]
-    done = subprocess.run(command, capture_output=True, timeout=120, env=dict(os.environ))
+    done = subprocess.run(command, capture_output=True, timeout=1200, env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert set(published(folder)) - set(bucket.files()) == {
         "train-00002.tar",

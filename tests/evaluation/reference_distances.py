@@ -36,7 +36,7 @@ def references() -> dict[str, Found]:
             pytest.skip(f"{package} is not installed: pip install --no-deps torch-fidelity==0.4.0 torchmetrics==1.9.0")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, __file__]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -183,7 +183,7 @@ def test_kid_refuses_subsets_larger_than_the_sets(narrow, clip):
 
 def test_the_metrics_are_listed_without_importing_torch():
     code = "import sys, evaluation.metrics.fid; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
 
 
 def documented(tensors):

@@ -31,7 +31,7 @@ def test_both_sides_give_the_same_features(tmp_path: Path):
         env={**os.environ, "PYTHONPATH": str(references.ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())["inception, 1 threads"]

@@ -22,7 +22,7 @@ def launch(*words: str, launcher: str = "launchers/plan.py", **env: str) -> subp
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
 
 

@@ -21,7 +21,7 @@ def launch(*words: str, **env: str) -> subprocess.CompletedProcess:
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
 
 

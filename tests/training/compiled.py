@@ -26,7 +26,7 @@ STEPS = 3
 
 
 def main(folder: Path) -> None:
-    distributed.start(timeout_sec=120)
+    distributed.start(timeout_sec=600)
     found = {"plain": train(folder, "plain", False), "compiled": train(folder, "compiled", True)}
     found["compiled"] |= {"graphs": counters["stats"]["unique_graphs"], "breaks": len(counters["graph_break"])}
     (folder / "found.json").write_text(json.dumps(found))

@@ -28,7 +28,7 @@ DECAY = 0.9
 
 
 def main(folder: Path) -> None:
-    distributed.start(timeout_sec=120)
+    distributed.start(timeout_sec=600)
     ranks = distributed.place().world_size
     found = {}
     for name, engine in engines_by_name().items():

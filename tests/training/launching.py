@@ -10,7 +10,7 @@ from pathlib import Path
 from imanim.distributed import free_port
 
 
-def launch(script: str | Path, ranks: int, *words: object, timeout_sec: float = 600, **environment: object) -> None:
+def launch(script: str | Path, ranks: int, *words: object, timeout_sec: float = 1800, **environment: object) -> None:
     """``deepspeed --num_gpus RANKS SCRIPT WORDS``, on the CPU, a thread a rank. Fails with what the script said."""
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(ranks)]
     done = subprocess.run(

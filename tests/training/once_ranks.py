@@ -25,7 +25,7 @@ def run(rank: int, folder: str, port: int) -> None:
     os.environ.update({name: str(value) for name, value in here.items()})
     os.chdir(Path(__file__).resolve().parents[2])
     torch.set_num_threads(1)
-    distributed.start(timeout_sec=60)
+    distributed.start(timeout_sec=600)
     where = Path(folder)
     words = settings(where, "run", init_from=where / "stage1", model=where / "toy.yaml", **{"deepspeed.zero_stage": 0})
     cfg = load(TrainConfig, "configs/stage2.yaml", words)

@@ -16,7 +16,7 @@ from imanim import distributed
 
 
 def main(folder: Path) -> None:
-    distributed.start(timeout_sec=120)
+    distributed.start(timeout_sec=600)
     common = {"data.buckets": True, "monitor.log_every": 1, "monitor.picture_every": 6, "monitor.picture_samples": 1}
     run(1, settings(folder, "stage1", model=folder / "toy.yaml", **common))
     run(2, settings(folder, "stage2", init_from=folder / "stage1", **common))

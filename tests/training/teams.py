@@ -26,7 +26,7 @@ HEADS = {"model_settings.denoiser.heads": 4, "model_settings.denoiser.head_dim":
 
 def main(folder: Path, team: int) -> None:
     """Stage 2 without ZeRO, stage 3 under ZeRO-3, and adapters on an image-to-video base, all from the same weights."""
-    distributed.start(timeout_sec=120)
+    distributed.start(timeout_sec=600)
     ranks = distributed.place().world_size
     name = f"{ranks}-ranks-teams-of-{team}"
     common = {"init_from": folder / "stage1", "sequence_parallel": team}

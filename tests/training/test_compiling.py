@@ -50,7 +50,7 @@ def start(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
 
 

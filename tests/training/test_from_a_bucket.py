@@ -71,7 +71,7 @@ def test_a_run_of_the_launcher_ends_with_the_weights_of_a_local_one(folder: Path
     for name, place in (("there", f"{URL}/cached"), ("here", folder / "cached")):
         words = [f"{k}={v}" for k, v in {**settings, "data.train": place, "output": tmp_path / name}.items()]
         command = [sys.executable, "launchers/train.py", "--config", "configs/stage3.yaml", *words]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stderr
     weights = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.safetensors"))
     assert len(weights) > 5

@@ -359,7 +359,7 @@ def test_a_bad_sample_is_left_out_and_named_and_the_job_goes_on_to_the_end(folde
     assert "5 samples in 2 shards" in dry.lines[0] and not (tmp_path / "out").exists()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "launchers/cache.py", *words]
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 1 and "1 left out" in done.stdout and "Traceback" not in done.stderr, done.stderr
     bad = json.loads((tmp_path / "out" / "report.json").read_text())["failed"]
     assert [row["key"] for row in bad] == [samples[1][0]] and "target.mp4" in bad[0]["reason"]

@@ -65,7 +65,7 @@ def interrupt(folder: Path, whole: str, cut: str) -> None:
 
 def other_world(folder: Path) -> None:
     """Continues what two ranks saved on as many as there are now, and under another ZeRO stage."""
-    distributed.start(timeout_sec=120)
+    distributed.start(timeout_sec=600)
     ranks = distributed.place().world_size
     for stage in (1, 3):
         cut = f"on_{ranks}_zero_{stage}"
@@ -76,7 +76,7 @@ def other_world(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    distributed.start(timeout_sec=120)
+    distributed.start(timeout_sec=600)
     model = {"model": folder / "toy.yaml", "monitor.tensorboard": True, "objective.vq_start_fraction": 0.3}
     run(1, settings(folder, "stage1", **model))
     interrupt(folder, "stage1", "stage1_cut")
