@@ -92,7 +92,7 @@ def _came_back(found: Kept, name: str, run: Kept) -> str:
 
 
 def _in_every_run(found: Kept, replications: Mapping[str, Kept]) -> list[str]:
-    """Which differences are sure, in the same direction, in the first run and in every other that has the arm."""
+    """Which differences are sure, in the same direction, in every run that has the arm, the first among them."""
     runs = replications.values()
     lines = []
     for arm in in_order(found["differences"], found["baseline"]):
@@ -102,12 +102,12 @@ def _in_every_run(found: Kept, replications: Mapping[str, Kept]) -> list[str]:
             for column, facts in found["differences"][arm].items()
             if facts["outcome"] != "open" and all(o.get(column, {}).get("outcome") == facts["outcome"] for o in others)
         }
-        if len(others) == len(runs) and same:
+        if others and same:
             told = [f"{column_title(found, column)} ({outcome})" for column, outcome in same.items()]
-            lines.append(f"- {arm}: {', '.join(told)}")
+            lines.append(f"- {arm} ({len(others) + 1} runs): {', '.join(told)}")
     if not lines:
-        return ["No difference is sure in every one of these runs."]
-    return ["Sure in every one of these runs, in the same direction:", "\n".join(lines)]
+        return ["No difference is sure in every run that has its arm."]
+    return ["Sure in every run that has the arm, in the same direction:", "\n".join(lines)]
 
 
 def check_replications(found: Kept | None, replications: Mapping[str, Kept]) -> None:

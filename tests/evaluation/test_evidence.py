@@ -245,13 +245,15 @@ def test_what_is_sure_in_every_run_is_listed():
         return ablations.replicated(["joint_error@L3"], found, {"one": one, "other": other})[-2:]
 
     assert lines() == [
-        "Sure in every one of these runs, in the same direction:",
-        "- skeleton: joint error (%) at L3 ↓ (worse)",
+        "Sure in every run that has the arm, in the same direction:",
+        "- skeleton (3 runs): joint error (%) at L3 ↓ (worse)",
     ]
     other["differences"]["skeleton"]["joint_error@L3"]["outcome"] = "open"
-    assert lines()[-1] == "No difference is sure in every one of these runs."
-    one["differences"] = {}  # two runs of an arm are not all three
-    assert lines()[-1] == "No difference is sure in every one of these runs."
+    assert lines()[-1] == "No difference is sure in every run that has its arm."
+    other["differences"] = {}
+    assert lines()[-1] == "- skeleton (2 runs): joint error (%) at L3 ↓ (worse)"
+    one["differences"] = {}  # the first run alone is no replication
+    assert lines()[-1] == "No difference is sure in every run that has its arm."
 
 
 @pytest.mark.parametrize("what", ["budget", "protocols"])
