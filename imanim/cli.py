@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from imanim import distributed
 from imanim.errors import ConfigError, InputError, from_os_error
 
 EXIT_BAD_INPUT = InputError.exit_code
@@ -45,6 +46,8 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         _complain("interrupted; what was finished is kept")
         code = EXIT_INTERRUPTED
+    finally:
+        distributed.settle()  # also a rank that fails leaves with its own exit code
     sys.exit(code)
 
 

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imanim.errors import InputError
 
 if TYPE_CHECKING:
     import torch
+
+
+GLOO_THREAD = "pt_gloo_runloop"
+"""What torch calls the threads that do gloo's collectives."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,43 @@ def start(timeout_sec: float = 1800.0) -> torch.device:
 
 
 def stop() -> None:
-    """Leaves the process group."""
+    """Leaves the process group; the process may end then."""
     import torch
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    settle()
+
+
+def settle(limit_sec: float = 10.0) -> None:
+    """Waits until gloo's threads hold no tensors of ours any more; a process that ends before that may abort (exit code 134).
+
+    Such a thread drops a collective's tensors after it has said that the collective is done, and needs the interpreter for it;
+    Python before 3.14 unwinds a thread that asks for an interpreter that is ending, through destructors that must not throw.
+    Leaving the group joins its threads only where nobody else refers to it, and DeepSpeed does. Looks only where /proc is.
+    """
+    end = time.monotonic() + limit_sec
+    before = None
+    now = _gloo_at_rest()
+    while now != {} and (now is None or now != before) and time.monotonic() < end:
+        time.sleep(0.002)  # the interpreter is free meanwhile: a thread that waits for it is awake after this
+        before, now = now, _gloo_at_rest()
+
+
+def _gloo_at_rest() -> dict[str, str] | None:
+    """How often each of gloo's threads has gone to sleep so far; None if one is awake."""
+    slept = {}
+    for thread in Path("/proc/self/task").glob("*/status"):
+        try:
+            lines = dict(line.split(":\t", 1) for line in thread.read_text().splitlines() if ":\t" in line)
+        except OSError:  # it has ended meanwhile
+            continue
+        if lines["Name"] != GLOO_THREAD:
+            continue
+        if not lines["State"].startswith("S"):
+            return None
+        slept[thread.parent.name] = lines["voluntary_ctxt_switches"]
+    return slept
 
 
 def any_rank(*flags: bool, device: torch.device) -> list[bool]:

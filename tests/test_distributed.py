@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from imanim.distributed import Place, place
@@ -42,3 +45,23 @@ def test_a_task_of_srun_knows_its_place_and_a_batch_script_is_alone():
     )  # a launcher inside the step knows better
     with pytest.raises(InputError, match="srun"):
         place({**task, "SLURM_LOCALID": "x"})
+
+
+LAST_COLLECTIVE = """
+import sys, time, torch
+from imanim import cli, distributed
+distributed.start(60)
+sys.somebodys_group = torch.distributed.group.WORLD
+sys.setswitchinterval(100)  # gloo's thread gets the interpreter from whoever waits, and from nobody else
+torch.distributed.all_reduce(torch.ones(1), async_op=True)
+done = time.monotonic() + 0.5
+while time.monotonic() < done:
+    pass
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("distributed.stop()", 0), ("cli.run(lambda argv: 3)", 3)])
+def test_a_rank_ends_with_its_own_code_while_gloos_thread_still_holds_a_tensor(end: str, code: int):
+    """Gloo drops a collective's tensors after it has said that it is done; in an ending interpreter that aborts the process."""
+    done = subprocess.run([sys.executable, "-c", LAST_COLLECTIVE + end], capture_output=True, text=True, timeout=600)
+    assert done.returncode == code, done.stderr

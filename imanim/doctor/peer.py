@@ -15,6 +15,8 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from imanim import distributed
+
 if TYPE_CHECKING:
     import torch
 
@@ -75,7 +77,7 @@ class Peer:
         what = {"backend": BACKENDS[device.type], "all-reduce": reduce, "broadcast": broadcast}
         self.say(result={**what, "clocks_sec": clocks, "facts": everyone})
         self._hand_over()
-        dist.destroy_process_group()
+        distributed.stop()
 
     def _connect(self) -> torch.distributed.Store:
         """The store at MASTER_ADDR:MASTER_PORT: torchrun has one there, else the first rank opens it."""

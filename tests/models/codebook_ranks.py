@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from imanim import distributed
 from imanim.models.quantizer import Codebook
 
 CODES, DIM, STEPS, WORLDS = 24, 4, 12, (3, 2, 1)
@@ -52,4 +53,4 @@ def run(rank: int, folder: str) -> None:
         dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world, timeout=timedelta(seconds=30))
         for name, revive_below in REVIVAL.items():
             save_file(train(rank, revive_below), Path(folder) / f"{name}-{world}-{rank}.safetensors")
-        dist.destroy_process_group()
+        distributed.stop()

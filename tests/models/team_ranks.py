@@ -11,7 +11,7 @@ from base_pipeline import TEXT_DIM, family
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imanim import sequence
+from imanim import distributed, sequence
 from imanim.models.animator import Animator
 from imanim.models.conditioning import ImageCondition
 
@@ -87,4 +87,4 @@ def run(rank: int, folder: str) -> None:
                 {key: value.detach().contiguous() for key, value in found.items()},
                 Path(folder) / f"{name}-{size}-{rank}.safetensors",
             )
-        dist.destroy_process_group()
+        distributed.stop()
