@@ -6,7 +6,6 @@ import argparse
 import os
 import platform
 import shutil
-import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from imanim import cli, config
+from imanim import cli, config, distributed
 from imanim.config import opt, req
 from imanim.data.files import write_atomic
 from imanim.errors import InputError
@@ -176,13 +175,7 @@ def _run(name: str, command: list[str], output: Path, place: str) -> float:
 
 
 def _with_port(command: list[str]) -> list[str]:
-    return [word.replace("{port}", str(_free_port())) for word in command]
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    return [word.replace("{port}", str(distributed.free_port())) for word in command]
 
 
 # ------------------------------------------------------------------------------------------------------- the report

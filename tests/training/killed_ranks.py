@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -36,7 +35,9 @@ def main(folder: Path, kills: int) -> None:
     moments, lost = random.Random(0), []
     for _ in range(kills):
         before = newest(folder / "killed")
-        ranks = [born(folder, "killed", 10_000, rank, 2, port) for port in [free_port()] for rank in range(2)]
+        ranks = [
+            born(folder, "killed", 10_000, rank, 2, port) for port in [distributed.free_port()] for rank in range(2)
+        ]
         until = time.monotonic() + PATIENCE_SEC
         while newest(folder / "killed") <= before:  # at least one checkpoint more in every life
             assert time.monotonic() < until, "no checkpoint came"
@@ -52,7 +53,9 @@ def main(folder: Path, kills: int) -> None:
             assert os.WIFSIGNALED(status) or rank == ranks[1 - victim], "the victim ended by itself"
     end = newest(folder / "killed")
     for output in ("killed", "undisturbed"):
-        ranks = [born(folder, output, end + EVERY, rank, 2, port) for port in [free_port()] for rank in range(2)]
+        ranks = [
+            born(folder, output, end + EVERY, rank, 2, port) for port in [distributed.free_port()] for rank in range(2)
+        ]
         assert all(os.waitpid(rank, 0)[1] == 0 for rank in ranks), output
     print(json.dumps({"steps": end + EVERY, "lost": sum(lost)}))
 
@@ -98,12 +101,6 @@ def newest(output: Path) -> int:
 
     found = checkpoint.complete(output)
     return int(found[-1].name[5:]) if found else 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":
