@@ -62,18 +62,20 @@ def replicated(columns: Sequence[str], found: Kept, replications: Mapping[str, K
     arms = {arm for run in replications.values() for arm in run["table"]} & set(found["table"])
     if not (shown and arms):
         return []
-    rows = [
-        [bold(arm, arm == base), *(_either(run, arm, column) for column in shown for run in runs.values())]
-        for arm in in_order(arms, base)
-    ]
-    head = ["arm", *(f"{column_title(found, column)}: {name}" for column in shown for name in runs)]
     return [
         f"The same arms again. `{base}`: values, and a probe's are values for every arm; else gains over `{base}` of the same run "
         "and seed, 95 % over motions, bold and italic as above:",
-        table(head, rows),
+        *(_run_by_run(runs, in_order(arms, base), base, column) for column in shown),
         *(_came_back(found, name, run) for name, run in replications.items()),
         *(_in_every_run(found, replications) if len(replications) > 1 else []),
     ]
+
+
+def _run_by_run(runs: Mapping[str, Kept], arms: Sequence[str], base: str, column: str) -> str:
+    """One column of the ablation in every run; a row an arm."""
+    title = column_title(next(iter(runs.values())), column)
+    rows = [[bold(arm, arm == base), *(_either(run, arm, column) for run in runs.values())] for arm in arms]
+    return table([title, *runs], rows)
 
 
 def _came_back(found: Kept, name: str, run: Kept) -> str:
