@@ -2,7 +2,7 @@
 
 A job's record, log and lock lie in one folder under its key. A job that was done is not run again; one that failed or was stopped
 is (what it had finished is its own business: trainings and measurements resume). Several of us may work on one folder, on one
-machine or many: a job that another holds is waited for.
+machine or many: a job that another holds is left to it, others are done meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from imanim.data.files import read_json, write_json
 
 DONE, FAILED, SKIPPED, STOPPED = "done", "failed", "skipped", "stopped"
 _TOLD_LINES = 3
+_AGAIN_SEC = 0.5
+"""How soon a job that another holds is tried again."""
 
 
 @dataclass(frozen=True)
@@ -78,19 +80,28 @@ class Runner:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         states = {job.key: DONE for job in jobs if self.is_done(job)}
-        waiting = {job.key: job for job in jobs if job.key not in states}
-        running: dict[Future[str], Job] = {}
+        waiting = {job.key: job for job in jobs if job.key not in states}  # also those that are running
+        running: dict[Future[str | None], Job] = {}
+        held: dict[str, float] = {}  # until when a job is left to another
         with self._signals(), ThreadPoolExecutor(parallel) as pool:
-            while waiting or running:
-                for job in _startable(waiting, states, parallel - len(running), self._stopping):
-                    del waiting[job.key]
+            while waiting:
+                stopping = self._stopping
+                idle = {key: job for key, job in waiting.items() if job not in running.values()}
+                ready = {key: job for key, job in idle.items() if held.get(key, 0.0) <= time.monotonic()}
+                for job in _startable(ready, states, parallel - len(running), stopping):
                     running[pool.submit(self._one, job)] = job
-                for key, state in _given_up(waiting, states, self._stopping):
+                for key, state in _given_up(idle, states, stopping):
                     states[key] = state
                     del waiting[key]
-                if running:
-                    for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
-                        states[running.pop(future).key] = future.result()
+                if waiting and not running:
+                    time.sleep(_AGAIN_SEC)
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    job, ended = running.pop(future), future.result()
+                    if ended is None:
+                        held[job.key] = time.monotonic() + _AGAIN_SEC
+                    else:
+                        states[job.key] = ended
+                        del waiting[job.key]
         return states
 
     @property
@@ -98,9 +109,13 @@ class Runner:
         """Whether we were told to end."""
         return self._stopping
 
-    def _one(self, job: Job) -> str:
+    def _one(self, job: Job) -> str | None:
+        """Its state when it has ended; None: another is at it."""
         with open(self.folder / f"{job.key}.lock", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when we and the child have ended, however
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of when we and the child have ended, however
+            except BlockingIOError:
+                return None
             known = self.record(job.key)
             if self.is_done(job) or self._stopping:
                 return DONE if self.is_done(job) else STOPPED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -97,6 +98,24 @@ def test_two_of_us_on_one_folder_do_everything_once(tmp_path: Path):
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert sorted(told(tmp_path)) == ["j0", "j1", "j2", "j3"]
+
+
+def test_while_another_holds_a_job_the_others_are_done(runner: Runner, tmp_path: Path):
+    runner.folder.mkdir()
+    with open(runner.folder / "first.lock", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def let_go() -> None:
+            until = time.monotonic() + 30
+            while not (tmp_path / "told").exists() and time.monotonic() < until:
+                time.sleep(0.02)
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        states = runner.run([job("first", append("first")), job("second", append("second"))], 1)
+        thread.join()
+    assert states == {"first": "done", "second": "done"} and told(tmp_path) == ["second", "first"]
 
 
 def _work_alone(folder: Path, code: str) -> None:
