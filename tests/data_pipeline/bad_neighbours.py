@@ -30,7 +30,8 @@ def work(task, beat):
     if kind == "hoard":
         held = []
         while True:
-            held.append(bytearray(b"x" * (20 << 20)))
+            beat()  # it grows, and is not stalled however slow the machine is
+            held.append(bytearray(b"x" * (40 << 20)))
             time.sleep(0.01)
     if kind == "gulp":
         return len(bytearray(64 << 30))
